@@ -1,0 +1,1 @@
+//! Flags, environment and file, turned once into a checked configuration.

@@ -1,0 +1,1 @@
+//! Composition root of the server: listeners, TLS, task ownership, signals, shutdown.

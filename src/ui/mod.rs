@@ -1,0 +1,1 @@
+//! The console: askama pages and forms over the same service calls; sessions and CSRF.
