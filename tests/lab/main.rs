@@ -1,0 +1,23 @@
+//! The network lab: hosts, an internet bridge, NATs and firewalls in network namespaces made by each
+//! test itself, without a way outside, and `tsd` and official programs running in them.
+//!
+//! Needs root, `/dev/net/tun`, `ip` and `nft`. A new scenario is one function: make a [`world::Lab`],
+//! put machines into it, start programs, say what must hold. When a test fails, the end of every
+//! program's log is printed.
+#![allow(missing_docs, unused_qualifications, unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, clippy::print_stdout)]
+#![allow(clippy::disallowed_methods)]
+
+mod flows;
+mod official;
+mod peers;
+mod server;
+mod world;
+
+mod scenario_keys;
+mod scenario_mesh;
+mod scenario_policy;
+mod scenario_removal;
+mod scenario_restart;
+mod scenario_testcontrol;
+mod scenario_versions;
