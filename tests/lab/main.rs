@@ -9,12 +9,14 @@
 #![allow(clippy::disallowed_methods)]
 
 mod flows;
+mod machines;
 mod official;
 mod peers;
 mod server;
 mod world;
 
 mod scenario_keys;
+mod scenario_kill;
 mod scenario_mesh;
 mod scenario_policy;
 mod scenario_removal;

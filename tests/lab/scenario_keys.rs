@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::peers::{Kind, OFFICIAL, Peer, lossy};
 use crate::server::Server;
+use crate::machines::{Machine, block_inside};
 use crate::world::Lab;
 
 #[test]
@@ -37,4 +38,36 @@ fn clients_show_why_a_key_is_refused() {
     first.ok(&["down"]);
     first.ok(&["up", "--login-server", &server.url, "--auth-key", &used, "--hostname=first", "--timeout=20s"]);
     assert_eq!(server.nodes().len(), 3);
+}
+
+#[test]
+fn of_many_registrations_with_a_single_use_key_one_succeeds() {
+    let lab = Lab::new("single-use race");
+    let srv = lab.host_at("srv", "203.0.113.10");
+    let server = Server::start(&srv);
+    let host = lab.host("crowd");
+    for round in 0..20 {
+        let key = server.key(&[]);
+        let url = server.url.clone();
+        let (joined, refused) = block_inside(&host, move || async move {
+            let mut tasks = tokio::task::JoinSet::new();
+            for n in 0..64 {
+                let (url, key) = (url.clone(), key.clone());
+                tasks.spawn(async move { Machine::new(&format!("r{round}-{n}")).register(&url, &key).await });
+            }
+            let (mut joined, mut refused) = (0, Vec::new());
+            while let Some(done) = tasks.join_next().await {
+                let answer = done.unwrap().unwrap();
+                if answer.error.is_empty() && answer.auth_url.is_empty() {
+                    joined += 1;
+                } else {
+                    refused.push(answer.error);
+                }
+            }
+            (joined, refused)
+        });
+        assert_eq!(joined, 1, "round {round}: {refused:?}");
+        assert!(refused.iter().all(|e| e.contains("already used")), "round {round}: {refused:?}");
+        assert_eq!(server.nodes().len(), round + 1);
+    }
 }
