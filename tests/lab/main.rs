@@ -15,6 +15,7 @@ mod peers;
 mod server;
 mod world;
 
+mod scenario_hostile;
 mod scenario_keys;
 mod scenario_kill;
 mod scenario_mesh;
