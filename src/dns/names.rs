@@ -1,0 +1,56 @@
+//! Labels made of whatever a device calls itself.
+//!
+//! A hostname comes from the network and may hold anything; what leaves here is always one legal
+//! label (RFC 1123 2.1), so that a strange name never keeps a map from being delivered.
+
+/// Longest label of a name (RFC 1035 2.3.4).
+const MAX_LABEL: usize = 63;
+/// What a device is called whose name leaves nothing.
+const NAMELESS: &str = "node";
+
+/// Makes a DNS label of a hostname: lower case, `[a-z0-9-]`, no dash at either end, at most 63
+/// bytes; the part before the first dot; `node` when nothing is left. `localhost` is nobody's name.
+#[must_use]
+pub fn sanitize_label(hostname: &str) -> String {
+    let first = hostname.trim().split('.').next().unwrap_or_default();
+    let mut label = String::new();
+    // Every other character separates: "Anna's Mac" is anna-s-mac, not annasmac.
+    for c in first.chars() {
+        if label.len() >= MAX_LABEL {
+            break;
+        }
+        if c.is_ascii_alphanumeric() {
+            label.push(c.to_ascii_lowercase());
+        } else if c != '\'' && !label.is_empty() && !label.ends_with('-') {
+            label.push('-');
+        }
+    }
+    let label = label.trim_matches('-');
+    if label.is_empty() || label == "localhost" {
+        return NAMELESS.to_owned();
+    }
+    label.to_owned()
+}
+
+/// `label`, or `label-1`, `label-2`, … : the first that `taken` does not know. A long label is cut so
+/// that the number fits.
+#[must_use]
+pub fn unique_label(label: &str, taken: &dyn Fn(&str) -> bool) -> String {
+    if !taken(label) {
+        return label.to_owned();
+    }
+    let mut number = 1_u64;
+    loop {
+        let suffix = format!("-{number}");
+        let mut end = label.len().min(MAX_LABEL - suffix.len());
+        while !label.is_char_boundary(end) {
+            end -= 1;
+        }
+        let stem = label.get(..end).unwrap_or_default().trim_end_matches('-');
+        let candidate = format!("{stem}{suffix}");
+        if !taken(&candidate) {
+            return candidate;
+        }
+        number += 1;
+    }
+}
