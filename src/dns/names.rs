@@ -54,3 +54,55 @@ pub fn unique_label(label: &str, taken: &dyn Fn(&str) -> bool) -> String {
         number += 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn strange_hostnames_become_labels() {
+        let long = "x".repeat(300);
+        for (hostname, label) in [
+            ("Laptop", "laptop"),
+            ("web-1.example.com", "web-1"),
+            ("Anna's MacBook Pro", "annas-macbook-pro"),
+            ("a__b", "a-b"),
+            ("", "node"),
+            ("---", "node"),
+            ("🦀", "node"),
+            ("🦀crab", "crab"),
+            ("localhost", "node"),
+            ("../../etc", "node"),
+            ("<script>", "script"),
+            ("nul\0byte", "nul-byte"),
+            (&long, &long[..63]),
+        ] {
+            assert_eq!(sanitize_label(hostname), label, "{hostname:?}");
+        }
+    }
+
+    #[test]
+    fn taken_labels_get_the_first_free_number() {
+        let taken = |l: &str| matches!(l, "web" | "web-1");
+        assert_eq!(unique_label("web", &taken), "web-2");
+        assert_eq!(unique_label("db", &taken), "db");
+        let long = "x".repeat(63);
+        let unique = unique_label(&long, &|l| l == long);
+        assert_eq!(unique, format!("{}-1", "x".repeat(61)));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_a_legal_label_leaves(hostname in any::<String>()) {
+            let label = sanitize_label(&hostname);
+            prop_assert!((1..=63).contains(&label.len()));
+            prop_assert!(label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
+            prop_assert!(!label.starts_with('-') && !label.ends_with('-'));
+            prop_assert_eq!(sanitize_label(&label), label.clone());
+            let other = unique_label(&label, &|l| l == label);
+            prop_assert!(other.len() <= 63 && other != label);
+        }
+    }
+}
