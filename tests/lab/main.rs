@@ -15,6 +15,10 @@ mod peers;
 mod server;
 mod world;
 
+#[path = "../support/webdriver.rs"]
+mod webdriver;
+
+mod scenario_browser;
 mod scenario_hostile;
 mod scenario_keys;
 mod scenario_kill;
