@@ -275,6 +275,16 @@ async fn the_latest_duplicate_receives_until_the_other_one_speaks() {
 }
 
 #[tokio::test]
+async fn a_living_relay_answers_pings_and_a_gone_one_does_not() {
+    let mut relay = Relay::new();
+    let (_a, tx, mut rx) = relay.client().await;
+    tokio::spawn(async move { while rx.recv().await.is_ok() {} });
+    assert!(tx.ping(Duration::from_secs(5)).await);
+    relay.server.shutdown().await;
+    assert!(!tx.ping(Duration::from_millis(20)).await);
+}
+
+#[tokio::test]
 async fn a_refused_key_does_not_get_in() {
     let mut relay = Relay::new();
     let key = relay.key();
@@ -493,7 +503,8 @@ async fn clients_connect_by_name_pin_and_other_name_and_refuse_the_rest() {
     let (trusting, strange) = (options(Some(&der)), options(None));
     let right = pin(&der);
     let wrong = pin(b"another certificate");
-    let cases: [(&DialOptions, &dyn Fn(&mut DerpNode), bool); 8] = [
+    type Change<'a> = &'a dyn Fn(&mut DerpNode);
+    let cases: [(&DialOptions, Change<'_>, bool); 8] = [
         (&trusting, &|_| {}, true),
         (&strange, &|_| {}, false),
         (&trusting, &|n| n.host_name = "x.example".into(), false),
