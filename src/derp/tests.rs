@@ -598,20 +598,38 @@ mod browser {
             &ClientInfo::ours(),
             &mut relay.rng,
         );
-        let mut bytes = hello.encode();
-        Frame::Ping([3; 8]).encode_into(&mut bytes);
-        // Message boundaries mean nothing.
-        for piece in bytes.chunks(50) {
-            let message = Message::Binary(Bytes::copy_from_slice(piece));
-            socket.send(message).await.unwrap();
-        }
         let mut got = Vec::new();
-        let pong = Frame::Pong([3; 8]).encode();
-        while !got.ends_with(&pong) {
-            let message = timeout(Duration::from_secs(5), socket.next()).await;
-            got.extend_from_slice(&message.unwrap().unwrap().unwrap().into_data());
+        // The later ones arrive when the server already waits for them.
+        for round in 0..3 {
+            let mut bytes = if round == 0 {
+                hello.encode()
+            } else {
+                Vec::new()
+            };
+            Frame::Ping([round; 8]).encode_into(&mut bytes);
+            // Message boundaries mean nothing.
+            for piece in bytes.chunks(50) {
+                let message = Message::Binary(Bytes::copy_from_slice(piece));
+                socket.send(message).await.unwrap();
+            }
+            let pong = Frame::Pong([round; 8]).encode();
+            while !got.ends_with(&pong) {
+                let message = timeout(Duration::from_secs(5), socket.next()).await;
+                got.extend_from_slice(&message.unwrap().unwrap().unwrap().into_data());
+            }
         }
         assert!(got.starts_with(&Frame::ServerKey(relay.server.public_key()).encode()));
+
+        // The official client refuses messages over 32 KiB.
+        let (_, sender, _receiver) = relay.client().await;
+        sender.send(key.public(), vec![9; 65_536].into());
+        let mut left = frame::HEADER_LEN + 32 + 65_536;
+        while left > 0 {
+            let message = timeout(Duration::from_secs(5), socket.next()).await;
+            let data = message.unwrap().unwrap().unwrap().into_data();
+            assert!(data.len() <= 32 << 10);
+            left -= data.len();
+        }
     }
 
     #[tokio::test]
