@@ -87,10 +87,11 @@ impl Target {
             return None;
         }
         let host = authority.host().trim_matches(['[', ']']).to_owned();
-        if host.is_empty() || (authority.port().is_some() && authority.port_u16().is_none()) {
+        let port = authority.port_u16();
+        let after_host = authority.as_str().strip_prefix(authority.host());
+        if host.is_empty() || (after_host != Some("") && port.is_none()) {
             return None;
         }
-        let port = authority.port_u16();
         // The table of control.md 3.1.
         let (plain_port, tls_port) = match (https, port) {
             (true, port) => (80, Some(port.unwrap_or(443))),
