@@ -235,10 +235,10 @@ impl Zone {
             // RFC 7686: such names must not reach the DNS.
             return Found::NoSuchName;
         }
-        if kind == RecordType::PTR {
-            if let Some(found) = self.find_ptr(name) {
-                return found;
-            }
+        if kind == RecordType::PTR
+            && let Some(found) = self.find_ptr(name)
+        {
+            return found;
         }
         if name == SERVICE_NAME {
             return typed(&[SERVICE_V4.into(), SERVICE_V6.into()], kind);

@@ -195,7 +195,7 @@ pub(super) async fn race<T, F: Future<Output = Result<T, String>>>(
 ///
 /// # Errors
 /// When the name has no address, or none of them answers.
-pub(crate) async fn tcp(host: &str, port: u16, mark: Option<u32>) -> std::io::Result<TcpStream> {
+pub(super) async fn tcp(host: &str, port: u16, mark: Option<u32>) -> std::io::Result<TcpStream> {
     let found = tokio::net::lookup_host((host, port)).await?;
     let mut waiting = in_turns(found.take(MAX_ADDRESSES).collect()).into_iter();
     let mut trying = FuturesUnordered::new();
