@@ -59,7 +59,7 @@ pub(super) const AUTOGROUPS: [&str; 5] = [
 ];
 
 /// Autogroups of the language that are not here yet.
-const LATER_AUTOGROUPS: [&str; 9] = [
+const LATER_AUTOGROUPS: [&str; 8] = [
     "autogroup:owner",
     "autogroup:admin",
     "autogroup:network-admin",
@@ -68,7 +68,6 @@ const LATER_AUTOGROUPS: [&str; 9] = [
     "autogroup:auditor",
     "autogroup:shared",
     "autogroup:nonroot",
-    "autogroup:members",
 ];
 
 impl Alias {
