@@ -56,7 +56,10 @@ fn an_unknown_tag_is_placed_and_the_near_one_named() {
     let text = "{\n  \"tagOwners\": {\"tag:server\": []},\n  \"acls\": [\n    {\"action\": \"accept\", \"src\": [\"tag:sever\"], \"dst\": [\"tag:server:22\"]}\n  ]\n}";
     let found = faults(text);
     assert_eq!(found.len(), 1);
-    assert_eq!((found[0].code, found[0].line, found[0].column), ("unknown-tag", 4, 34));
+    assert_eq!(
+        (found[0].code, found[0].line, found[0].column),
+        ("unknown-tag", 4, 34)
+    );
     assert_eq!(found[0].message, "src=tag not found: \"tag:sever\"");
     assert_eq!(
         found[0].hint,
@@ -84,9 +87,22 @@ fn every_fault_of_a_file_is_told_in_order_and_at_most_fifty() {
     assert_eq!(
         codes,
         [
-            "unknown-field", "nested-group", "user-name", "tag-name", "unknown-tag", "host-address",
-            "action", "ports", "protocol", "alias-place", "alias-place", "self-sources",
-            "unknown-field", "unknown-group", "ports", "unknown-host",
+            "unknown-field",
+            "nested-group",
+            "user-name",
+            "tag-name",
+            "unknown-tag",
+            "host-address",
+            "action",
+            "ports",
+            "protocol",
+            "alias-place",
+            "alias-place",
+            "self-sources",
+            "unknown-field",
+            "unknown-group",
+            "ports",
+            "unknown-host",
         ]
     );
     assert!(found[0].hint.contains("acls"), "{}", found[0].hint);
@@ -98,10 +114,19 @@ fn every_fault_of_a_file_is_told_in_order_and_at_most_fifty() {
 #[test]
 fn the_rest_of_the_language_is_refused_by_name_and_never_ignored() {
     for section in [
-        r#""grants": [{}]"#, r#""ssh": [{}]"#, r#""nodeAttrs": [{}]"#, r#""autoApprovers": {"routes": {}}"#,
-        r#""postures": {"posture:a": []}"#, r#""defaultSrcPosture": ["posture:a"]"#, r#""ipsets": {"ipset:a": []}"#,
-        r#""tests": [{}]"#, r#""sshTests": [{}]"#, r#""derpMap": {"Regions": {}}"#, r#""disableIPv4": true"#,
-        r#""OneCGNATRoute": "mac-always""#, r#""randomizeClientPort": true"#,
+        r#""grants": [{}]"#,
+        r#""ssh": [{}]"#,
+        r#""nodeAttrs": [{}]"#,
+        r#""autoApprovers": {"routes": {}}"#,
+        r#""postures": {"posture:a": []}"#,
+        r#""defaultSrcPosture": ["posture:a"]"#,
+        r#""ipsets": {"ipset:a": []}"#,
+        r#""tests": [{}]"#,
+        r#""sshTests": [{}]"#,
+        r#""derpMap": {"Regions": {}}"#,
+        r#""disableIPv4": true"#,
+        r#""OneCGNATRoute": "mac-always""#,
+        r#""randomizeClientPort": true"#,
         r#""acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"], "srcPosture": ["posture:a"]}]"#,
         r#""acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"], "via": []}]"#,
         r#""acls": [{"action": "accept", "src": ["svc:a"], "dst": ["*:*"]}]"#,
@@ -112,7 +137,10 @@ fn the_rest_of_the_language_is_refused_by_name_and_never_ignored() {
     ] {
         let found = faults(&format!("{{\n{section}\n}}"));
         assert_eq!(found[0].code, "not-supported", "{section}");
-        assert!(found[0].message.contains("is not supported yet"), "{section}");
+        assert!(
+            found[0].message.contains("is not supported yet"),
+            "{section}"
+        );
         assert_eq!(found[0].line, 2, "{section}");
     }
     let found = faults("{\"ssh\": [{}]}");
@@ -130,18 +158,34 @@ fn absent_rules_allow_and_empty_rules_deny() {
     let all = ids(&[2, 3, 4, 5, 6]);
     assert_eq!(compiled("{}").peers(NodeId(1)), all);
     assert_eq!(compiled("{\"acls\": null}").peers(NodeId(1)), all);
-    for nothing in ["{\"acls\": []}", "{\"grants\": []}", "{\"acls\": [], \"grants\": null}"] {
+    for nothing in [
+        "{\"acls\": []}",
+        "{\"grants\": []}",
+        "{\"acls\": [], \"grants\": null}",
+    ] {
         assert!(compiled(nothing).peers(NodeId(1)).is_empty(), "{nothing}");
-        assert!(compiled(nothing).filter_rules(NodeId(1)).is_empty(), "{nothing}");
+        assert!(
+            compiled(nothing).filter_rules(NodeId(1)).is_empty(),
+            "{nothing}"
+        );
     }
     let default = Policy::hosted_default().compile(&world());
     let rules = default.filter_rules(NodeId(4));
     assert_eq!(rules.len(), 1);
-    assert_eq!(rules[0].src_ips, [
-        "10.33.0.0/16", "100.115.94.0-100.127.255.255", "100.64.0.0-100.115.91.255", "fd7a:115c:a1e0::/48",
-    ]);
+    assert_eq!(
+        rules[0].src_ips,
+        [
+            "10.33.0.0/16",
+            "100.115.94.0-100.127.255.255",
+            "100.64.0.0-100.115.91.255",
+            "fd7a:115c:a1e0::/48",
+        ]
+    );
     assert_eq!(rules[0].dst_ports[0].ip, "*");
-    assert!(Arc::ptr_eq(&rules, &default.filter_rules(NodeId(1))), "equal nodes share their rules");
+    assert!(
+        Arc::ptr_eq(&rules, &default.filter_rules(NodeId(1))),
+        "equal nodes share their rules"
+    );
 }
 
 #[test]
@@ -151,7 +195,10 @@ fn old_spellings_and_comment_members_are_read() {
     assert_eq!(rules[0].src_ips.len(), 4);
     let both = r#"{"acls": [{"action": "accept", "users": ["*"], "src": ["*"], "dst": ["*:*"]}]}"#;
     assert_eq!(faults(both)[0].code, "duplicate-key");
-    assert_eq!(faults("{\"acls\": [], \"ACLs\": []}")[0].code, "duplicate-key");
+    assert_eq!(
+        faults("{\"acls\": [], \"ACLs\": []}")[0].code,
+        "duplicate-key"
+    );
 }
 
 #[test]
@@ -162,7 +209,15 @@ fn self_reaches_own_devices_only() {
     assert!(policy.peers(NodeId(3)).is_empty());
     assert!(policy.filter_rules(NodeId(4)).is_empty());
     let rules = policy.filter_rules(NodeId(2));
-    assert_eq!(rules[0].src_ips, ["100.64.1.2", "100.64.1.4", "fd7a:115c:a1e0::1:2", "fd7a:115c:a1e0::1:4"]);
+    assert_eq!(
+        rules[0].src_ips,
+        [
+            "100.64.1.2",
+            "100.64.1.4",
+            "fd7a:115c:a1e0::1:2",
+            "fd7a:115c:a1e0::1:4"
+        ]
+    );
     assert_eq!(rules[0].dst_ports.len(), 2);
 }
 
@@ -219,7 +274,10 @@ fn tags_may_be_applied_by_owners_their_groups_and_holders() {
     assert!(!may("tag:a", Some("bob@example.com"), &[]));
     assert!(!may("tag:a", None, &[]));
     assert!(may("tag:b", Some("bob@example.com"), &[]));
-    assert!(may("tag:c", Some("bob@example.com"), &[]), "owner tags resolve transitively");
+    assert!(
+        may("tag:c", Some("bob@example.com"), &[]),
+        "owner tags resolve transitively"
+    );
     assert!(may("tag:c", None, &[tag("tag:b")]));
     assert!(!may("tag:c", Some("alice"), &[tag("tag:a")]));
     assert!(!may("tag:d", Some("alice"), &[]));
@@ -227,7 +285,10 @@ fn tags_may_be_applied_by_owners_their_groups_and_holders() {
     assert!(may("tag:f", None, &[tag("tag:d")]));
     assert!(may("tag:e", Some("carol"), &[]));
     assert!(!may("tag:e", None, &[]));
-    assert!(!may("tag:z", Some("alice"), &[tag("tag:z")]), "undeclared tags belong to nobody");
+    assert!(
+        !may("tag:z", Some("alice"), &[tag("tag:z")]),
+        "undeclared tags belong to nobody"
+    );
     assert!(policy.declares(&tag("tag:d")) && !policy.declares(&tag("tag:z")));
 }
 
@@ -242,7 +303,9 @@ fn users_that_do_not_exist_are_warned_of() {
 
 #[test]
 fn a_diff_names_pairs_and_ports() {
-    let old = compiled(r#"{"acls": [{"action": "accept", "proto": "tcp", "src": ["alice@"], "dst": ["bob@example.com:22,443"]}]}"#);
+    let old = compiled(
+        r#"{"acls": [{"action": "accept", "proto": "tcp", "src": ["alice@"], "dst": ["bob@example.com:22,443"]}]}"#,
+    );
     let new = compiled(
         r#"{"acls": [
             {"action": "accept", "proto": "tcp", "src": ["alice@"], "dst": ["bob@example.com:443"]},

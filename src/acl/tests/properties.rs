@@ -11,14 +11,37 @@ use super::naive::{Packet, allows, mine};
 use super::*;
 
 const SOURCES: [&str; 14] = [
-    "*", "alice@", "bob@example.com", "group:g", "group:none", "tag:server", "autogroup:member",
-    "autogroup:tagged", "autogroup:danger-all", "100.64.1.2", "100.64.1.0/29", "10.33.0.0/16", "net",
+    "*",
+    "alice@",
+    "bob@example.com",
+    "group:g",
+    "group:none",
+    "tag:server",
+    "autogroup:member",
+    "autogroup:tagged",
+    "autogroup:danger-all",
+    "100.64.1.2",
+    "100.64.1.0/29",
+    "10.33.0.0/16",
+    "net",
     "fd7a:115c:a1e0::1:2",
 ];
 const DESTINATIONS: [&str; 15] = [
-    "*", "alice@", "bob@example.com", "group:g", "tag:server", "tag:router", "autogroup:member",
-    "autogroup:tagged", "autogroup:self", "autogroup:internet", "100.64.1.8", "100.64.1.0/29",
-    "10.33.7.0/24", "net", "0.0.0.0/0",
+    "*",
+    "alice@",
+    "bob@example.com",
+    "group:g",
+    "tag:server",
+    "tag:router",
+    "autogroup:member",
+    "autogroup:tagged",
+    "autogroup:self",
+    "autogroup:internet",
+    "100.64.1.8",
+    "100.64.1.0/29",
+    "10.33.7.0/24",
+    "net",
+    "0.0.0.0/0",
 ];
 const PORTS: [&str; 5] = ["*", "22", "80-90", "22,443", "85-100,22"];
 
@@ -76,7 +99,11 @@ fn worlds() -> impl Strategy<Value = World> {
 /// Whether a client that was given `rules` lets `packet` in.
 fn enforced(rules: &[FilterRule], packet: Packet) -> bool {
     rules.iter().any(|rule| {
-        let protocols: &[i32] = if rule.ip_proto.is_empty() { &[1, 6, 17, 58] } else { &rule.ip_proto };
+        let protocols: &[i32] = if rule.ip_proto.is_empty() {
+            &[1, 6, 17, 58]
+        } else {
+            &rule.ip_proto
+        };
         protocols.contains(&i32::from(packet.protocol))
             && rule.src_ips.iter().any(|s| matches(s, packet.from))
             && rule
@@ -105,7 +132,15 @@ fn targets(node: &WorldNode) -> Vec<IpAddr> {
     let mut out = vec![IpAddr::V4(node.ipv4), IpAddr::V6(node.ipv6)];
     for route in &node.served_routes {
         match route.prefix_len() {
-            0 => out.push(if route.addr().is_ipv4() { "8.8.8.8" } else { "2001:db8::1" }.parse().unwrap()),
+            0 => out.push(
+                if route.addr().is_ipv4() {
+                    "8.8.8.8"
+                } else {
+                    "2001:db8::1"
+                }
+                .parse()
+                .unwrap(),
+            ),
             16 => out.extend(["10.33.7.7", "10.33.99.1"].map(|a| a.parse::<IpAddr>().unwrap())),
             _ => out.push("192.168.1.20".parse().unwrap()),
         }
@@ -122,10 +157,19 @@ fn packets(world: &World, node: &WorldNode) -> Vec<Packet> {
     }
     let mut out = Vec::new();
     for to in targets(node) {
-        for from in froms.iter().copied().filter(|f| f.is_ipv4() == to.is_ipv4()) {
+        for from in froms
+            .iter()
+            .copied()
+            .filter(|f| f.is_ipv4() == to.is_ipv4())
+        {
             for protocol in [6, 17, 132] {
                 for port in [22, 86, 95, 443, 7777] {
-                    out.push(Packet { from, to, protocol, port });
+                    out.push(Packet {
+                        from,
+                        to,
+                        protocol,
+                        port,
+                    });
                 }
             }
         }
