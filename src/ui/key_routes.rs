@@ -50,12 +50,27 @@ pub(super) async fn make_user(caller: Caller, fields: Fields) -> Reply {
     people_outcome(&caller, "made", name, outcome)
 }
 
+/// A user's name by their id: the service would take `7` for a user *named* 7 first.
+fn user_name(caller: &Caller, id: u64) -> Result<String, AdminError> {
+    let found = caller
+        .shared
+        .control()
+        .users()
+        .into_iter()
+        .find(|u| u.id.0 == id);
+    found.map(|u| u.name).ok_or_else(|| {
+        AdminError::NotFound(format!(
+            "There is no user {id}: they were deleted. People shows all there are."
+        ))
+    })
+}
+
 pub(super) async fn rename_user(caller: Caller, Path(id): Path<u64>, fields: Fields) -> Reply {
     let name = fields.one("name").trim();
     let outcome = caller
         .shared
         .control()
-        .rename_user(&caller.actor(), &id.to_string(), name)
+        .rename_user(&caller.actor(), &user_name(&caller, id)?, name)
         .await;
     people_outcome(&caller, "renamed", "", outcome)
 }
@@ -64,7 +79,7 @@ pub(super) async fn delete_user(caller: Caller, Path(id): Path<u64>, _fields: Fi
     let outcome = caller
         .shared
         .control()
-        .delete_user(&caller.actor(), &id.to_string())
+        .delete_user(&caller.actor(), &user_name(&caller, id)?)
         .await;
     people_outcome(&caller, "deleted", "", outcome)
 }

@@ -16,6 +16,8 @@ mod stop;
 mod text;
 
 #[cfg(test)]
+mod live_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;

@@ -298,9 +298,25 @@ async fn devices(caller: Caller, Query(asked): Query<Asked>) -> Reply {
     ))
 }
 
+/// A node by its id, and only by that: the service would take `7` for a device *named* 7 first, and
+/// names are the devices' to choose.
 fn find(caller: &Caller, id: &str) -> Result<NodeView, Stop> {
     let id: u64 = id.parse().map_err(|_| Stop::Missing)?;
-    Ok(caller.shared.control().node(&id.to_string())?)
+    let node = caller
+        .shared
+        .control()
+        .nodes()
+        .into_iter()
+        .find(|n| n.id.0 == id);
+    node.ok_or_else(|| {
+        let text = format!("There is no device {id}: it was removed. Devices shows all there are.");
+        AdminError::NotFound(text).into()
+    })
+}
+
+/// What names this node and no other to the service: no device can be called by an address.
+fn handle(node: &NodeView) -> String {
+    node.ipv4.to_string()
 }
 
 fn device_page(caller: &Caller, node: &NodeView, notice: Option<Notice>) -> Device {
@@ -345,7 +361,7 @@ async fn rename(caller: Caller, Path(id): Path<String>, fields: Fields) -> Reply
     let outcome = caller
         .shared
         .control()
-        .rename_node(&caller.actor(), &node.id.to_string(), name)
+        .rename_node(&caller.actor(), &handle(&node), name)
         .await;
     device_outcome(&caller, &node, "renamed", outcome, |d| {
         d.name_field = clean(name, 200)
@@ -375,7 +391,7 @@ async fn tags(caller: Caller, Path(id): Path<String>, fields: Fields) -> Reply {
             caller
                 .shared
                 .control()
-                .tag_node(&caller.actor(), &node.id.to_string(), &tags)
+                .tag_node(&caller.actor(), &handle(&node), &tags)
                 .await
         }
         Err(error) => Err(error),
@@ -397,7 +413,7 @@ async fn approve_routes(caller: Caller, Path(id): Path<String>, fields: Fields) 
     let outcome = caller
         .shared
         .control()
-        .approve_routes(&caller.actor(), &node.id.to_string(), Some(&routes))
+        .approve_routes(&caller.actor(), &handle(&node), Some(&routes))
         .await;
     device_outcome(&caller, &node, "routes", outcome, |_| ())
 }
@@ -407,7 +423,7 @@ async fn expire(caller: Caller, Path(id): Path<String>, _fields: Fields) -> Repl
     let outcome = caller
         .shared
         .control()
-        .expire_node(&caller.actor(), &node.id.to_string())
+        .expire_node(&caller.actor(), &handle(&node))
         .await;
     device_outcome(&caller, &node, "expired", outcome, |_| ())
 }
@@ -451,7 +467,7 @@ async fn remove(caller: Caller, Path(id): Path<String>, fields: Fields) -> Reply
     caller
         .shared
         .control()
-        .delete_node(&caller.actor(), &node.id.to_string())
+        .delete_node(&caller.actor(), &handle(&node))
         .await?;
     Ok(redirect("/devices?done=removed"))
 }
