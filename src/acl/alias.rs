@@ -59,7 +59,7 @@ pub(super) const AUTOGROUPS: [&str; 5] = [
 ];
 
 /// Autogroups of the language that are not here yet.
-const LATER_AUTOGROUPS: [&str; 9] = [
+const LATER_AUTOGROUPS: [&str; 8] = [
     "autogroup:owner",
     "autogroup:admin",
     "autogroup:network-admin",
@@ -68,7 +68,6 @@ const LATER_AUTOGROUPS: [&str; 9] = [
     "autogroup:auditor",
     "autogroup:shared",
     "autogroup:nonroot",
-    "autogroup:members",
 ];
 
 impl Alias {
@@ -158,7 +157,8 @@ pub(super) fn parse_prefix(text: &str) -> Option<IpNet> {
 /// Message and remedy.
 pub(super) type Refusal = (String, &'static str);
 
-const PORTS_HINT: &str = "ports are *, one port, a range such as 80-443, or a list such as 22,80-443";
+const PORTS_HINT: &str =
+    "ports are *, one port, a range such as 80-443, or a list such as 22,80-443";
 
 /// Splits `alias:ports` at the last colon.
 pub(super) fn split_destination(text: &str) -> Result<(String, Vec<PortRange>), Refusal> {
@@ -182,7 +182,10 @@ pub(super) fn split_destination(text: &str) -> Result<(String, Vec<PortRange>), 
         return Ok((format!("{address}{rest}"), ranges));
     }
     Err((
-        format!("dst={}: brackets may only hold an IPv6 address", quote(text)),
+        format!(
+            "dst={}: brackets may only hold an IPv6 address",
+            quote(text)
+        ),
         "write [fd7a:115c:a1e0::1]:22 or [fd7a:115c:a1e0::]/48:22",
     ))
 }
@@ -259,7 +262,9 @@ pub(super) fn parse_protocol(text: &str) -> Result<Option<u8>, Refusal> {
     if let Some((_, number)) = PROTOCOLS.iter().find(|(name, _)| *name == lower) {
         return Ok(Some(*number));
     }
-    let number = (!lower.starts_with('0')).then(|| parse_number(&lower)).flatten();
+    let number = (!lower.starts_with('0'))
+        .then(|| parse_number(&lower))
+        .flatten();
     match number.map(u8::try_from) {
         Some(Ok(number)) => Ok(Some(number)),
         _ => Err((
@@ -282,7 +287,10 @@ pub(super) fn protocol_name(protocol: u8) -> String {
     PROTOCOLS
         .iter()
         .find(|(_, number)| *number == protocol)
-        .map_or_else(|| format!("protocol {protocol}"), |(name, _)| (*name).to_owned())
+        .map_or_else(
+            || format!("protocol {protocol}"),
+            |(name, _)| (*name).to_owned(),
+        )
 }
 
 #[cfg(test)]
@@ -291,7 +299,9 @@ mod tests {
 
     #[test]
     fn recognition_order() {
-        assert!(matches!(Alias::parse("10.1.2.3/8"), Ok(Alias::Prefix(n)) if n.to_string() == "10.0.0.0/8"));
+        assert!(
+            matches!(Alias::parse("10.1.2.3/8"), Ok(Alias::Prefix(n)) if n.to_string() == "10.0.0.0/8")
+        );
         assert_eq!(Alias::parse("alice@"), Ok(Alias::User("alice".into())));
         assert_eq!(
             Alias::parse("alice@example.com"),
@@ -300,8 +310,14 @@ mod tests {
         assert_eq!(Alias::parse("web"), Ok(Alias::Host("web".into())));
         assert_eq!(Alias::parse("tag:1a"), Err(AliasFault::Tag));
         assert_eq!(Alias::parse("autogroup:mebmer"), Err(AliasFault::Autogroup));
-        assert!(matches!(Alias::parse("svc:x"), Err(AliasFault::NotSupported(_))));
-        assert!(matches!(Alias::parse("10.0.0.1-10.0.0.9"), Err(AliasFault::NotSupported(_))));
+        assert!(matches!(
+            Alias::parse("svc:x"),
+            Err(AliasFault::NotSupported(_))
+        ));
+        assert!(matches!(
+            Alias::parse("10.0.0.1-10.0.0.9"),
+            Err(AliasFault::NotSupported(_))
+        ));
         assert_eq!(Alias::parse("10.0.0.0/33"), Err(AliasFault::Invalid));
         assert_eq!(Alias::parse("10.0.0.0/08"), Err(AliasFault::Invalid));
         assert_eq!(Alias::parse(""), Err(AliasFault::Invalid));
@@ -324,11 +340,18 @@ mod tests {
 
     #[test]
     fn bad_ports_are_refused() {
-        for bad in ["", "0", "65536", "9-1", "1-2-3", "a", "1,", "1, 2", "+1", "0-0", "1-"] {
+        for bad in [
+            "", "0", "65536", "9-1", "1-2-3", "a", "1,", "1, 2", "+1", "0-0", "1-",
+        ] {
             assert!(parse_ports(bad).is_err(), "{bad:?} was accepted");
         }
         assert_eq!(parse_ports("0-5").map(|p| p[0].last), Ok(5));
-        assert!(parse_ports("0").unwrap_err().0.contains("first port must be >0"));
+        assert!(
+            parse_ports("0")
+                .unwrap_err()
+                .0
+                .contains("first port must be >0")
+        );
     }
 
     #[test]

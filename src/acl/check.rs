@@ -38,7 +38,12 @@ fn source(file: &File, src: &Spanned<Alias>, faults: &mut Faults) {
         ),
         Alias::Tag(tag) if !file.tag_owners.contains_key(tag) => {
             let message = format!("src=tag not found: {}", quote(tag.as_str()));
-            faults.add("unknown-tag", src.span, message, tag_hint(file, tag, faults));
+            faults.add(
+                "unknown-tag",
+                src.span,
+                message,
+                tag_hint(file, tag, faults),
+            );
         }
         other => known(file, other, "src", src.span, faults),
     }
@@ -80,7 +85,12 @@ fn known(file: &File, alias: &Alias, place: &str, span: Span, faults: &mut Fault
     match alias {
         Alias::Group(name) if !file.groups.contains_key(name) => {
             let message = format!("{place}: group not defined in policy: {}", quote(name));
-            faults.add("unknown-group", span, message, group_hint(file, name, faults));
+            faults.add(
+                "unknown-group",
+                span,
+                message,
+                group_hint(file, name, faults),
+            );
         }
         Alias::Host(name) if !file.hosts.contains_key(name) => {
             let near = faults
@@ -123,7 +133,12 @@ fn tag_owners(file: &File, faults: &mut Faults) {
                         quote(tag.as_str()),
                         quote(by.as_str())
                     );
-                    faults.add("unknown-tag", owner.span, message, tag_hint(file, by, faults));
+                    faults.add(
+                        "unknown-tag",
+                        owner.span,
+                        message,
+                        tag_hint(file, by, faults),
+                    );
                 }
                 TagOwner::Group(name) if !file.groups.contains_key(name) => {
                     let message = format!(
@@ -131,7 +146,12 @@ fn tag_owners(file: &File, faults: &mut Faults) {
                         quote(tag.as_str()),
                         quote(name)
                     );
-                    faults.add("unknown-group", owner.span, message, group_hint(file, name, faults));
+                    faults.add(
+                        "unknown-group",
+                        owner.span,
+                        message,
+                        group_hint(file, name, faults),
+                    );
                 }
                 _ => {}
             }
@@ -148,10 +168,18 @@ pub(super) fn warnings(file: &File, lines: &Lines, world: &World) -> Vec<PolicyE
         if users.contains(name) {
             return;
         }
-        let near = faults
-            .suggest(name, users.iter().copied())
-            .map(|n| if n.contains('@') { n.to_owned() } else { format!("{n}@") });
-        let shown = if name.contains('@') { name.to_owned() } else { format!("{name}@") };
+        let near = faults.suggest(name, users.iter().copied()).map(|n| {
+            if n.contains('@') {
+                n.to_owned()
+            } else {
+                format!("{n}@")
+            }
+        });
+        let shown = if name.contains('@') {
+            name.to_owned()
+        } else {
+            format!("{name}@")
+        };
         faults.add(
             "unknown-user",
             span,

@@ -201,9 +201,13 @@ impl Builder<'_> {
 
     fn own(&mut self, srcs: &[usize], protocol: Option<u8>, ports: &mut Vec<PortRange>) {
         if !ports.is_empty() {
-            self.push(srcs, protocol, UnitKind::Own {
-                ports: std::mem::take(ports),
-            });
+            self.push(
+                srcs,
+                protocol,
+                UnitKind::Own {
+                    ports: std::mem::take(ports),
+                },
+            );
         }
     }
 
@@ -328,7 +332,8 @@ fn source_key<'a>(names: impl Iterator<Item = &'a Resolved>, ground: &Ground) ->
     key.ranges = join(key.ranges);
     if key.star {
         let routes: Vec<Range> = ground.routes.iter().map(|r| (*r).into()).collect();
-        key.ranges.retain(|r| !star().contains(r) && !routes.contains(r));
+        key.ranges
+            .retain(|r| !star().contains(r) && !routes.contains(r));
     }
     key
 }
@@ -431,7 +436,9 @@ impl Inner {
                 wanted.entry(*unit).or_default().push(*part);
             }
         }
-        let own = node.user.map_or_else(Vec::new, |u| self.own_pieces(u, node));
+        let own = node
+            .user
+            .map_or_else(Vec::new, |u| self.own_pieces(u, node));
         // An own part that comes before the global rule it is joined to moves that rule up.
         let mut moved: HashMap<usize, usize> = HashMap::new();
         for (_, lift) in &own {
@@ -585,7 +592,8 @@ impl Inner {
                 .iter()
                 .filter_map(|r| self.ground.route_range(*r))
                 .any(|r| r.overlaps(range))
-            || (!node.exits.is_empty() && super::ranges::internet().iter().any(|i| range.within(*i)))
+            || (!node.exits.is_empty()
+                && super::ranges::internet().iter().any(|i| range.within(*i)))
     }
 }
 

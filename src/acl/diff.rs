@@ -4,15 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use ipnet::IpNet;
-
 use crate::keys::UserId;
 use crate::wire::PortRange;
 
 use super::alias::protocol_name;
 use super::compile::{Inner, SourceKey, UnitKind};
-use super::ranges::Bits;
-use super::resolve::Shape;
+use super::ranges::{Bits, Range, internet};
+use super::resolve::{Resolved, Shape};
 use super::{AccessChange, AccessDiff, World};
 
 /// The protocols of a rule without any (SEMANTICS.md 6.5).
@@ -20,8 +18,29 @@ const DEFAULT_PROTOCOLS: [u8; 4] = [1, 6, 17, 58];
 
 /// Ports per protocol, joined and sorted.
 type Ports = BTreeMap<u8, Vec<(u32, u32)>>;
-/// Access to a node: to itself (`None`) and to each route it serves.
-type Access = BTreeMap<Option<IpNet>, Ports>;
+/// Access between two nodes, place by place.
+type Access = BTreeMap<Place, Ports>;
+
+/// From the node itself (`None`) or what lies behind it, to the node itself or what lies behind it, in
+/// one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    from: Option<Range>,
+    to: Option<Range>,
+    v6: bool,
+}
+
+impl Place {
+    /// Whether access by this place gives all that access by `other` gives.
+    fn covers(&self, other: &Self) -> bool {
+        let wide = |mine: Option<Range>, theirs: Option<Range>| match (mine, theirs) {
+            (None, None) => true,
+            (Some(mine), Some(theirs)) => theirs.within(mine),
+            _ => false,
+        };
+        self.v6 == other.v6 && wide(self.from, other.from) && wide(self.to, other.to)
+    }
+}
 
 /// What a pair gains and loses, in words.
 #[derive(Debug, Default, Clone)]
@@ -58,7 +77,10 @@ pub(super) fn diff(old: &Inner, new: &Inner, world: &World, limit: usize) -> Acc
                 out.gained_total += if change.gained.is_empty() { 0 } else { count };
                 out.lost_total += if change.lost.is_empty() { 0 } else { count };
             }
-            if pair.iter().any(|c| !(c.gained.is_empty() && c.lost.is_empty())) {
+            if pair
+                .iter()
+                .any(|c| !(c.gained.is_empty() && c.lost.is_empty()))
+            {
                 changes.insert((*from, *to), pair);
             }
         }
@@ -153,25 +175,32 @@ fn classes(old: &Inner, new: &Inner, world: &World) -> (Vec<Class>, Vec<usize>) 
     (list, class_of)
 }
 
-/// The names a node belongs to by its own addresses, as source and as destination, and its routes.
+/// The names a node belongs to as source and as destination, by which of its addresses, and its routes.
 fn signature(policy: &Inner, node: Option<usize>) -> [Vec<usize>; 3] {
     let Some(at) = node else {
         return [vec![usize::MAX], Vec::new(), Vec::new()];
     };
-    let names = |of: &[Vec<usize>]| of.get(at).cloned().unwrap_or_default();
-    let mut srcs = names(&policy.reach.srcs_of);
-    srcs.retain(|s| policy.srcs.get(*s).is_some_and(|s| s.members.get(at)));
-    // By address and by route are different standings; the parity keeps them apart.
-    let dsts = names(&policy.reach.dsts_of)
-        .into_iter()
-        .map(|d| d * 2 + usize::from(policy.dsts.get(d).is_some_and(|d| d.members.get(at))))
-        .collect();
+    let names = |of: &[Vec<usize>], list: &[Resolved]| -> Vec<usize> {
+        let names = of.get(at).into_iter().flatten();
+        names
+            .map(|name| {
+                let by = list.get(*name).map(|n| &n.families);
+                let [v4, v6] = by.map_or([false; 2], |[a, b]| [a.get(at), b.get(at)]);
+                name * 4 + usize::from(v4) * 2 + usize::from(v6)
+            })
+            .collect()
+    };
     let mut routes = Vec::new();
     if let Some(node) = policy.ground.nodes.get(at) {
         routes.clone_from(&node.routes);
-        routes.extend(node.exits.iter().map(|_| usize::MAX));
+        let exits = node.exits.iter();
+        routes.extend(exits.map(|e| usize::MAX - usize::from(e.addr().is_ipv6())));
     }
-    [srcs, dsts, routes]
+    [
+        names(&policy.reach.srcs_of, &policy.srcs),
+        names(&policy.reach.dsts_of, &policy.dsts),
+        routes,
+    ]
 }
 
 /// What makes two rules give the same.
@@ -200,7 +229,7 @@ fn print(policy: &Inner, number: usize) -> Option<Print<'_>> {
         },
         UnitKind::Own { ports } => Print {
             sources: None,
-            own: Some(source_members(policy, number)),
+            own: Some(source_nodes(policy, number, |s| &s.members)),
             protocol: unit.protocol,
             parts: vec![(None, ports.as_slice())],
         },
@@ -212,11 +241,12 @@ fn prints(policy: &Inner) -> HashSet<Print<'_>> {
     all.filter_map(|n| print(policy, n)).collect()
 }
 
-fn source_members(policy: &Inner, unit: usize) -> Bits {
+/// Union over a rule's source names.
+fn source_nodes(policy: &Inner, unit: usize, part: fn(&Resolved) -> &Bits) -> Bits {
     let mut out = Bits::default();
     if let Some(unit) = policy.units.get(unit) {
         for src in unit.srcs.iter().filter_map(|s| policy.srcs.get(*s)) {
-            out.add(&src.members);
+            out.add(part(src));
         }
     }
     out
@@ -254,7 +284,7 @@ fn touched(
             let Some(unit) = policy.units.get(number) else {
                 continue;
             };
-            let froms = source_members(policy, number);
+            let froms = source_nodes(policy, number, |s| &s.side);
             let mut tos = Bits::default();
             match &unit.kind {
                 UnitKind::Own { .. } => tos.add(&policy.ground.untagged),
@@ -282,29 +312,17 @@ fn change(old: &Inner, new: &Inner, a: &Class, b: &Class, same: bool) -> Change 
     }
 }
 
-/// What `from` may reach at `to`.
+/// What `from` may reach at `to`; `same` adds what devices of one user may.
 fn access(policy: &Inner, from: Option<usize>, to: Option<usize>, same: bool) -> Access {
     let mut out = Access::new();
     let (Some(from), Some(to)) = (from, to) else {
         return out;
     };
-    let Some(target) = policy.ground.nodes.get(to) else {
-        return out;
-    };
-    let covers = |src: &usize| policy.srcs.get(*src).is_some_and(|s| s.members.get(from));
     for number in policy.reach.dsts_of.get(to).into_iter().flatten() {
         let Some(dst) = policy.dsts.get(*number) else {
             continue;
         };
-        let mut places: Vec<Option<IpNet>> = Vec::new();
-        if dst.members.get(to) {
-            places.push(None);
-        }
-        let routes = target.routes.iter().filter(|r| dst.routes.get(**r));
-        places.extend(routes.filter_map(|r| policy.ground.routes.get(*r).copied().map(Some)));
-        if dst.internet {
-            places.extend(target.exits.iter().copied().map(Some));
-        }
+        let tos = target_places(policy, dst, to);
         for (unit, part) in policy.uses.get(*number).into_iter().flatten() {
             let Some(unit) = policy.units.get(*unit) else {
                 continue;
@@ -312,14 +330,14 @@ fn access(policy: &Inner, from: Option<usize>, to: Option<usize>, same: bool) ->
             let UnitKind::Global { parts, .. } = &unit.kind else {
                 continue;
             };
-            if !unit.srcs.iter().any(covers) {
-                continue;
-            }
             let Some(part) = parts.get(*part) else {
                 continue;
             };
-            for place in &places {
-                grant(out.entry(*place).or_default(), unit.protocol, &part.ports);
+            for (from, v6) in source_places(policy, &unit.srcs, from) {
+                for (to, _) in tos.iter().filter(|(_, six)| *six == v6) {
+                    let place = Place { from, to: *to, v6 };
+                    grant(out.entry(place).or_default(), unit.protocol, &part.ports);
+                }
             }
         }
     }
@@ -327,10 +345,18 @@ fn access(policy: &Inner, from: Option<usize>, to: Option<usize>, same: bool) ->
         let Some(unit) = policy.units.get(*number) else {
             continue;
         };
+        let covers = |s: &usize| policy.srcs.get(*s).is_some_and(|s| s.members.get(from));
         if let UnitKind::Own { ports } = &unit.kind
             && unit.srcs.iter().any(covers)
         {
-            grant(out.entry(None).or_default(), unit.protocol, ports);
+            for v6 in [false, true] {
+                let place = Place {
+                    from: None,
+                    to: None,
+                    v6,
+                };
+                grant(out.entry(place).or_default(), unit.protocol, ports);
+            }
         }
     }
     for ports in out.values_mut() {
@@ -339,12 +365,82 @@ fn access(policy: &Inner, from: Option<usize>, to: Option<usize>, same: bool) ->
     out
 }
 
+/// Addresses of node `at` that a destination covers, and what it covers behind the node.
+fn target_places(policy: &Inner, dst: &Resolved, at: usize) -> BTreeSet<(Option<Range>, bool)> {
+    let mut out = own_places(dst, at);
+    let Some(node) = policy.ground.nodes.get(at) else {
+        return out;
+    };
+    behind(policy, dst, &node.routes, &mut out);
+    let [v4, v6] = dst.internet;
+    for exit in &node.exits {
+        let exit = Range::from(*exit);
+        if (exit.is_v6() && v6) || (!exit.is_v6() && v4) {
+            out.insert((Some(exit), exit.is_v6()));
+        } else if let Shape::Ranges(ranges) = &dst.shape {
+            // A part of the internet: that part only.
+            let parts = ranges.iter().filter(|(r, _)| {
+                r.is_v6() == exit.is_v6() && internet().iter().any(|i| r.within(*i))
+            });
+            out.extend(parts.map(|(r, _)| (Some(*r), r.is_v6())));
+        }
+    }
+    out
+}
+
+/// Addresses of node `at` that any of the sources covers, and what they cover behind the node.
+fn source_places(policy: &Inner, srcs: &[usize], at: usize) -> BTreeSet<(Option<Range>, bool)> {
+    let mut out = BTreeSet::new();
+    for src in srcs.iter().filter_map(|s| policy.srcs.get(*s)) {
+        out.extend(own_places(src, at));
+        if let Some(node) = policy.ground.nodes.get(at) {
+            behind(policy, src, &node.routes, &mut out);
+        }
+    }
+    out
+}
+
+fn own_places(name: &Resolved, at: usize) -> BTreeSet<(Option<Range>, bool)> {
+    let [v4, v6] = &name.families;
+    let v4 = v4.get(at).then_some((None, false));
+    v4.into_iter()
+        .chain(v6.get(at).then_some((None, true)))
+        .collect()
+}
+
+/// What of the subnet `routes` a name covers.
+fn behind(
+    policy: &Inner,
+    name: &Resolved,
+    routes: &[usize],
+    out: &mut BTreeSet<(Option<Range>, bool)>,
+) {
+    for route in routes.iter().filter(|r| name.routes.get(**r)) {
+        let Some(route) = policy.ground.route_range(*route) else {
+            continue;
+        };
+        match &name.shape {
+            Shape::Ranges(ranges) => {
+                let parts = ranges.iter().filter_map(|(r, _)| r.common(route));
+                out.extend(parts.map(|r| (Some(r), r.is_v6())));
+            }
+            Shape::Nodes | Shape::Everything => {
+                out.insert((Some(route), route.is_v6()));
+            }
+        }
+    }
+}
+
 fn grant(ports: &mut Ports, protocol: Option<u8>, ranges: &[PortRange]) {
     let one = protocol.map(|p| [p]);
     let protocols: &[u8] = one.as_ref().map_or(&DEFAULT_PROTOCOLS, |p| p);
     for protocol in protocols {
         let list = ports.entry(*protocol).or_default();
-        list.extend(ranges.iter().map(|r| (u32::from(r.first), u32::from(r.last))));
+        list.extend(
+            ranges
+                .iter()
+                .map(|r| (u32::from(r.first), u32::from(r.last))),
+        );
     }
 }
 
@@ -360,22 +456,31 @@ fn joined(list: &mut Vec<(u32, u32)>) {
     *list = out;
 }
 
-/// What of `a` is not in `b`.
+/// What of `a` is not in `b`. A part of a subnet that `b` has as a whole is in `b`; what `b` has only
+/// in parts counts as missing, so a loss is never hidden.
 fn without(a: &Access, b: &Access) -> Access {
     let mut out = Access::new();
     for (place, ports) in a {
         for (protocol, ranges) in ports {
-            let taken = b.get(place).and_then(|p| p.get(protocol));
+            let mut taken: Vec<(u32, u32)> = b
+                .iter()
+                .filter(|(other, _)| other.covers(place))
+                .filter_map(|(_, ports)| ports.get(protocol))
+                .flatten()
+                .copied()
+                .collect();
+            joined(&mut taken);
             let mut rest = Vec::new();
             for (first, last) in ranges {
                 let mut next = *first;
-                for (from, to) in taken.into_iter().flatten() {
-                    if *to >= next && *from <= *last {
-                        if *from > next {
-                            rest.push((next, from - 1));
-                        }
-                        next = to + 1;
+                for (from, to) in taken.iter().filter(|(_, to)| *to >= *first) {
+                    if *from > *last {
+                        break;
                     }
+                    if *from > next {
+                        rest.push((next, from - 1));
+                    }
+                    next = to + 1;
                 }
                 if next <= *last {
                     rest.push((next, *last));
@@ -389,37 +494,74 @@ fn without(a: &Access, b: &Access) -> Access {
     out
 }
 
-/// Access in words: `all ports`, `tcp 22, 443`, `all ports at 10.0.0.0/8`.
+/// Access in words: `all ports`, `tcp 22, 443`, `all ports at 10.0.0.0/8`, `udp 53 from 10.0.0.0/8`.
 fn words(access: &Access) -> String {
     let mut out: Vec<String> = Vec::new();
     for (place, ports) in access {
-        let mut rest = ports.clone();
-        let first = DEFAULT_PROTOCOLS.first().and_then(|p| ports.get(p)).cloned();
-        let mut here = Vec::new();
-        if let Some(ranges) = first
-            && DEFAULT_PROTOCOLS.iter().all(|p| ports.get(p) == Some(&ranges))
+        let here = ports_in_words(ports);
+        let twin = |place: Place| access.get(&place).is_some_and(|p| p == ports);
+        let family = match (place.from, place.to) {
+            (None, None)
+                if place.v6
+                    && twin(Place {
+                        v6: false,
+                        ..*place
+                    }) =>
+            {
+                continue;
+            }
+            (None, None) if twin(Place { v6: true, ..*place }) => "",
+            (None, None) if place.v6 => " over IPv6",
+            (None, None) => " over IPv4",
+            _ => "",
+        };
+        // What the node itself gets as well needs no second mention for its subnet.
+        if place.from.is_some()
+            && twin(Place {
+                from: None,
+                ..*place
+            })
         {
-            rest.retain(|p, _| !DEFAULT_PROTOCOLS.contains(p));
-            here.push(match port_words(&ranges) {
-                Some(list) => format!("ports {list}"),
-                None => "all ports".to_owned(),
-            });
+            continue;
         }
-        for (protocol, ranges) in &rest {
-            let name = protocol_name(*protocol);
-            here.push(match port_words(ranges) {
-                Some(list) => format!("{name} {list}"),
-                None if super::alias::has_ports(Some(*protocol)) => format!("{name} all ports"),
-                None => name,
-            });
-        }
-        let here = here.join(", ");
-        out.push(match place {
-            Some(route) => format!("{here} at {route}"),
-            None => here,
-        });
+        let to = place
+            .to
+            .map_or_else(String::new, |r| format!(" at {}", r.text()));
+        let from = place
+            .from
+            .map_or_else(String::new, |r| format!(" from {}", r.text()));
+        out.push(format!("{here}{family}{to}{from}"));
     }
     out.join("; ")
+}
+
+fn ports_in_words(ports: &Ports) -> String {
+    let mut rest = ports.clone();
+    let first = DEFAULT_PROTOCOLS
+        .first()
+        .and_then(|p| ports.get(p))
+        .cloned();
+    let mut out = Vec::new();
+    if let Some(ranges) = first
+        && DEFAULT_PROTOCOLS
+            .iter()
+            .all(|p| ports.get(p) == Some(&ranges))
+    {
+        rest.retain(|p, _| !DEFAULT_PROTOCOLS.contains(p));
+        out.push(match port_words(&ranges) {
+            Some(list) => format!("ports {list}"),
+            None => "all ports".to_owned(),
+        });
+    }
+    for (protocol, ranges) in &rest {
+        let name = protocol_name(*protocol);
+        out.push(match port_words(ranges) {
+            Some(list) => format!("{name} {list}"),
+            None if super::alias::has_ports(Some(*protocol)) => format!("{name} all ports"),
+            None => name,
+        });
+    }
+    out.join(", ")
 }
 
 /// `None` when it is all ports.

@@ -47,6 +47,10 @@ impl Range {
         }
     }
 
+    pub(super) const fn is_v6(self) -> bool {
+        self.v6
+    }
+
     pub(super) fn contains(self, ip: IpAddr) -> bool {
         self.overlaps(Self::single(ip))
     }
@@ -59,9 +63,22 @@ impl Range {
         self.v6 == other.v6 && other.low <= self.low && self.high <= other.high
     }
 
+    /// What two ranges share.
+    pub(super) fn common(self, other: Self) -> Option<Self> {
+        self.overlaps(other).then(|| Self {
+            v6: self.v6,
+            low: self.low.max(other.low),
+            high: self.high.min(other.high),
+        })
+    }
+
     /// `a-b`, also where a prefix would do.
     pub(super) fn span_text(self) -> String {
-        format!("{}-{}", address(self.v6, self.low), address(self.v6, self.high))
+        format!(
+            "{}-{}",
+            address(self.v6, self.low),
+            address(self.v6, self.high)
+        )
     }
 
     /// A single address bare, a prefix as CIDR, else `a-b` (SEMANTICS.md 6.2).
@@ -106,8 +123,14 @@ pub(super) fn join(mut ranges: Vec<Range>) -> Vec<Range> {
 pub(super) fn star() -> [Range; 3] {
     let v4 = |a, b| Range::new(IpAddr::V4(a), IpAddr::V4(b));
     [
-        v4(Ipv4Addr::new(100, 64, 0, 0), Ipv4Addr::new(100, 115, 91, 255)),
-        v4(Ipv4Addr::new(100, 115, 94, 0), Ipv4Addr::new(100, 127, 255, 255)),
+        v4(
+            Ipv4Addr::new(100, 64, 0, 0),
+            Ipv4Addr::new(100, 115, 91, 255),
+        ),
+        v4(
+            Ipv4Addr::new(100, 115, 94, 0),
+            Ipv4Addr::new(100, 127, 255, 255),
+        ),
         v6_net([0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, 0], 48),
     ]
 }
@@ -227,7 +250,12 @@ mod tests {
 
     #[test]
     fn neighbours_join_and_families_do_not() {
-        let joined = join(vec![net("10.0.1.0/24"), net("10.0.0.0/24"), net("::/0"), net("0.0.0.0/0")]);
+        let joined = join(vec![
+            net("10.0.1.0/24"),
+            net("10.0.0.0/24"),
+            net("::/0"),
+            net("0.0.0.0/0"),
+        ]);
         assert_eq!(joined, vec![net("0.0.0.0/0"), net("::/0")]);
         let joined = join(vec![net("10.0.1.0/24"), net("10.0.0.0/24")]);
         assert_eq!(joined[0].text(), "10.0.0.0/23");

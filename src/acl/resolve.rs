@@ -115,7 +115,11 @@ impl Ground {
             });
         }
         ground.addresses.sort_unstable();
-        let covers: Vec<Bits> = ground.route_ranges.iter().map(|r| ground.covered(*r)).collect();
+        let covers: Vec<Bits> = ground
+            .route_ranges
+            .iter()
+            .map(|r| ground.covered(*r))
+            .collect();
         for node in &mut ground.nodes {
             node.routes_nodes = node
                 .routes
@@ -169,6 +173,8 @@ pub(super) struct Resolved {
     pub(super) shape: Shape,
     /// Nodes one of whose addresses is covered.
     pub(super) members: Bits,
+    /// Nodes whose IPv4, and whose IPv6 address is covered.
+    pub(super) families: [Bits; 2],
     /// Members, nodes whose subnet routes overlap, and exit nodes if the internet is covered:
     /// whom the name concerns when it comes to visibility (SEMANTICS.md 9.3).
     pub(super) side: Bits,
@@ -176,8 +182,8 @@ pub(super) struct Resolved {
     pub(super) keep: Bits,
     /// Routes that overlap.
     pub(super) routes: Bits,
-    /// Destinations only: covers the internet.
-    pub(super) internet: bool,
+    /// Destinations only: covers the internet of IPv4, of IPv6.
+    pub(super) internet: [bool; 2],
 }
 
 impl Resolved {
@@ -220,20 +226,20 @@ impl Resolver<'_> {
         };
         found.keep = found.side.clone();
         match &found.shape {
-            Shape::Everything => found.internet = true,
+            Shape::Everything => found.internet = [true; 2],
             Shape::Nodes => {}
             Shape::Ranges(ranges) => {
                 let joined = join(ranges.iter().map(|(r, _)| *r).collect());
                 let covers = |part: &Range| joined.iter().any(|r| part.within(*r));
                 let [internet4 @ .., internet6] = internet();
-                found.internet = internet4.iter().all(covers) || covers(&internet6);
+                found.internet = [internet4.iter().all(covers), covers(&internet6)];
                 let inside = |r: &Range| internet().iter().any(|i| r.within(*i));
                 if ranges.iter().any(|(r, _)| inside(r)) {
                     found.keep.add(&self.ground.exits);
                 }
             }
         }
-        if found.internet {
+        if found.internet != [false; 2] {
             found.side.add(&self.ground.exits);
         }
         found
@@ -244,7 +250,11 @@ impl Resolver<'_> {
             Alias::Prefix(net) => self.literal(alias, vec![(*net).into()], Range::text),
             Alias::Host(name) => {
                 let net = self.file.hosts.get(name);
-                self.literal(alias, net.map(|n| (*n).into()).into_iter().collect(), Range::text)
+                self.literal(
+                    alias,
+                    net.map(|n| (*n).into()).into_iter().collect(),
+                    Range::text,
+                )
             }
             Alias::User(name) => self.nodes(alias, self.user_nodes(name)),
             Alias::Group(name) => {
@@ -282,10 +292,11 @@ impl Resolver<'_> {
             alias: alias.clone(),
             shape: Shape::Everything,
             members: self.ground.all.clone(),
+            families: [self.ground.all.clone(), self.ground.all.clone()],
             side: self.ground.all.clone(),
             keep: Bits::default(),
             routes: (0..self.ground.routes.len()).collect(),
-            internet: false,
+            internet: [false; 2],
         }
     }
 
@@ -294,14 +305,19 @@ impl Resolver<'_> {
             let covers = self.ground.route_covers.get(number);
             covers.is_some_and(|c| c.meets(&members))
         };
-        let routes = (0..self.ground.routes.len()).filter(|r| overlap(*r)).collect();
-        self.with_routes(alias, Shape::Nodes, members, routes)
+        let routes = (0..self.ground.routes.len())
+            .filter(|r| overlap(*r))
+            .collect();
+        let families = [members.clone(), members];
+        self.with_routes(alias, Shape::Nodes, families, routes)
     }
 
     fn literal(&self, alias: &Alias, ranges: Vec<Range>, text: fn(Range) -> String) -> Resolved {
-        let mut members = Bits::default();
+        let mut families = [Bits::default(), Bits::default()];
+        let [v4, v6] = &mut families;
         for range in &ranges {
-            members.add(&self.ground.covered(*range));
+            let family = if range.is_v6() { &mut *v6 } else { &mut *v4 };
+            family.add(&self.ground.covered(*range));
         }
         let overlap = |route: &Range| ranges.iter().any(|r| r.overlaps(*route));
         let routes = (0..)
@@ -310,10 +326,18 @@ impl Resolver<'_> {
             .map(|(number, _)| number)
             .collect();
         let shape = Shape::Ranges(ranges.into_iter().map(|r| (r, text(r))).collect());
-        self.with_routes(alias, shape, members, routes)
+        self.with_routes(alias, shape, families, routes)
     }
 
-    fn with_routes(&self, alias: &Alias, shape: Shape, members: Bits, routes: Bits) -> Resolved {
+    fn with_routes(
+        &self,
+        alias: &Alias,
+        shape: Shape,
+        families: [Bits; 2],
+        routes: Bits,
+    ) -> Resolved {
+        let [mut members, v6] = families.clone();
+        members.add(&v6);
         let mut side = members.clone();
         for number in routes.iter() {
             if let Some(nodes) = self.ground.route_nodes.get(number) {
@@ -324,10 +348,11 @@ impl Resolver<'_> {
             alias: alias.clone(),
             shape,
             members,
+            families,
             side,
             keep: Bits::default(),
             routes,
-            internet: false,
+            internet: [false; 2],
         }
     }
 }

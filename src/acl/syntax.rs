@@ -113,7 +113,10 @@ fn other_section(member: &Member, file: &mut File, faults: &mut Faults) {
             "unknown-field",
             member.name_span,
             format!("unknown field: {}", quote(&member.name)),
-            did_you_mean(near, "the sections of a policy are acls, groups, hosts and tagOwners"),
+            did_you_mean(
+                near,
+                "the sections of a policy are acls, groups, hosts and tagOwners",
+            ),
         );
         return;
     };
@@ -144,7 +147,11 @@ fn same_field_twice(members: &[Member], faults: &mut Faults) {
             faults.add(
                 "duplicate-key",
                 member.name_span,
-                format!("{} is the same field as {}", quote(&member.name), quote(first)),
+                format!(
+                    "{} is the same field as {}",
+                    quote(&member.name),
+                    quote(first)
+                ),
                 "join the two, or remove one",
             );
         }
@@ -207,7 +214,10 @@ fn groups(value: &Value, faults: &mut Faults) -> BTreeMap<String, Vec<Spanned<St
                 "group-name",
                 member.name_span,
                 format!("group name {} must start with group:", quote(&member.name)),
-                format!("write \"group:{}\"", member.name.trim_start_matches("group:")),
+                format!(
+                    "write \"group:{}\"",
+                    member.name.trim_start_matches("group:")
+                ),
             );
             continue;
         }
@@ -268,7 +278,11 @@ fn hosts(value: &Value, faults: &mut Faults) -> BTreeMap<String, IpNet> {
             faults.add(
                 "host-address",
                 member.value.span,
-                format!("hostname {} address {} contains invalid IP", quote(name), quote(text)),
+                format!(
+                    "hostname {} address {} contains invalid IP",
+                    quote(name),
+                    quote(text)
+                ),
                 "write an address such as 10.1.2.3 or a network such as 10.0.0.0/8",
             );
         }
@@ -512,7 +526,11 @@ fn alias_fault(fault: &AliasFault, text: &str, place: &str, span: Span, faults: 
         AliasFault::NotSupported(what) => faults.add(
             "not-supported",
             span,
-            format!("{place}={}: {} is not supported yet", quote(text), quote(what)),
+            format!(
+                "{place}={}: {} is not supported yet",
+                quote(text),
+                quote(what)
+            ),
             "use users, groups, tags, hosts, addresses or autogroup:member",
         ),
         AliasFault::Tag => faults.add(
@@ -527,7 +545,10 @@ fn alias_fault(fault: &AliasFault, text: &str, place: &str, span: Span, faults: 
                 "unknown-autogroup",
                 span,
                 format!("{place}={}: no such autogroup", quote(text)),
-                did_you_mean(near, "there are member, tagged, self, internet and danger-all"),
+                did_you_mean(
+                    near,
+                    "there are member, tagged, self, internet and danger-all",
+                ),
             );
         }
         AliasFault::Invalid => faults.add(

@@ -30,7 +30,12 @@ pub(super) struct Reach {
 }
 
 impl Reach {
-    pub(super) fn new(ground: &Ground, srcs: &[Resolved], dsts: &[Resolved], units: &[Unit]) -> Self {
+    pub(super) fn new(
+        ground: &Ground,
+        srcs: &[Resolved],
+        dsts: &[Resolved],
+        units: &[Unit],
+    ) -> Self {
         let mut reach = Self {
             to: vec![Bits::default(); srcs.len()],
             to_routes: vec![Bits::default(); srcs.len()],
@@ -54,7 +59,7 @@ impl Reach {
                     add(&mut reach.to_routes, *s, &dst.routes);
                     add(&mut reach.from, part.dst, &src.side);
                     add(&mut reach.from_routes, part.dst, &src.routes);
-                    if dst.internet
+                    if dst.internet != [false; 2]
                         && let Some(flag) = reach.to_internet.get_mut(*s)
                     {
                         *flag = true;
@@ -153,7 +158,8 @@ impl Inner {
         if v == p || !self.related(v, p) {
             return Vec::new();
         }
-        let (Some(view), Some(server)) = (self.ground.nodes.get(v), self.ground.nodes.get(p)) else {
+        let (Some(view), Some(server)) = (self.ground.nodes.get(v), self.ground.nodes.get(p))
+        else {
             return Vec::new();
         };
         let srcs = self.reach.srcs_of.get(v);

@@ -5,8 +5,9 @@ use axum::extract::{Path, Query};
 use axum::response::Response;
 use http::StatusCode;
 
+use super::access_pages::{Access, DiffView, Version, VersionRow};
 use super::editor::{difference, faults};
-use super::pages::{Access, DiffView, Notice, Room, Version, VersionRow};
+use super::pages::{Notice, Room};
 use super::routes::{Asked, Caller, Reply, Unchecked, page, page_with};
 use super::text::clean;
 use super::{Stop, done, redirect};
@@ -18,11 +19,19 @@ const MAX_TEXT: usize = 1 << 20;
 const MAX_HISTORY: usize = 50;
 
 /// The page around a draft (`None`: the text in force).
-async fn build(caller: &Caller, draft: Option<String>, notice: Option<Notice>) -> Result<Access, AdminError> {
+async fn build(
+    caller: &Caller,
+    draft: Option<String>,
+    notice: Option<Notice>,
+) -> Result<Access, AdminError> {
     let control = caller.shared.control();
     let current = control.policy();
     let history = control.policy_history().await?;
-    let rows = history.iter().take(MAX_HISTORY).map(|p| VersionRow::new(p, caller.now)).collect();
+    let rows = history
+        .iter()
+        .take(MAX_HISTORY)
+        .map(|p| VersionRow::new(p, caller.now))
+        .collect();
     let frame = caller
         .frame(Room::Access, "Access")
         .command("tsd policy get > policy.hujson; tsd policy check policy.hujson; tsd policy set policy.hujson")
@@ -37,8 +46,12 @@ pub(super) async fn editor(caller: Caller, Query(asked): Query<Asked>) -> Reply 
     let mut notice = done(asked.done.as_deref());
     if let Some(from) = asked.from.and_then(|v| v.parse::<u64>().ok()) {
         let history = caller.shared.control().policy_history().await?;
-        let Some(found) = history.into_iter().find(|p| p.version == from) else { return Err(Stop::Missing) };
-        notice = Some(Notice::good(format!("The draft below is version {from}. Nothing is stored until you save.")));
+        let Some(found) = history.into_iter().find(|p| p.version == from) else {
+            return Err(Stop::Missing);
+        };
+        notice = Some(Notice::good(format!(
+            "The draft below is version {from}. Nothing is stored until you save."
+        )));
         draft = Some(found.text);
     }
     page(&build(&caller, draft, notice).await?)
@@ -51,13 +64,17 @@ pub(super) async fn submit(caller: Caller, form: Unchecked) -> Reply {
     let text = fields.one("text").replace("\r\n", "\n");
     let expect = fields.one("expect").parse::<u64>().ok();
     if !good {
-        let notice = Notice::danger("The form was from an earlier session, so nothing was changed. Your draft is below; send it again.");
+        let notice = Notice::danger(
+            "The form was from an earlier session, so nothing was changed. Your draft is below; send it again.",
+        );
         let mut again = build(&caller, Some(text), Some(notice)).await?;
         keep_expectation(&mut again, expect);
         return page_with(StatusCode::FORBIDDEN, &again);
     }
     if text.len() > MAX_TEXT {
-        let notice = Notice::danger("The text is longer than 1 MiB, so nothing was changed. Make it shorter, with groups in place of long lists.");
+        let notice = Notice::danger(
+            "The text is longer than 1 MiB, so nothing was changed. Make it shorter, with groups in place of long lists.",
+        );
         let mut again = build(&caller, Some(text), Some(notice)).await?;
         keep_expectation(&mut again, expect);
         return page_with(StatusCode::PAYLOAD_TOO_LARGE, &again);
@@ -67,7 +84,9 @@ pub(super) async fn submit(caller: Caller, form: Unchecked) -> Reply {
     let outcome = match (action, expect) {
         ("check", _) => control.check_policy(&text).await,
         ("save" | "confirm", Some(version)) => {
-            control.set_policy(&caller.actor(), &text, action == "confirm", Some(version)).await
+            control
+                .set_policy(&caller.actor(), &text, action == "confirm", Some(version))
+                .await
         }
         _ => return Err(Stop::Form(StatusCode::BAD_REQUEST)),
     };
@@ -88,11 +107,19 @@ fn saved(caller: &Caller, outcome: &PolicyOutcome) -> Result<Response, Stop> {
     Ok(redirect("/access?done=saved"))
 }
 
-async fn checked(caller: &Caller, text: String, expect: Option<u64>, outcome: &PolicyOutcome) -> Reply {
+async fn checked(
+    caller: &Caller,
+    text: String,
+    expect: Option<u64>,
+    outcome: &PolicyOutcome,
+) -> Reply {
     let notice = Notice::good("No faults. Nothing was stored yet.");
     let mut again = build(caller, Some(text), Some(notice)).await?;
     again.warnings = faults(&again.text, &outcome.warnings);
-    again.diff = Some(DiffView::new(&outcome.diff, &caller.shared.control().nodes()));
+    again.diff = Some(DiffView::new(
+        &outcome.diff,
+        &caller.shared.control().nodes(),
+    ));
     keep_expectation(&mut again, expect);
     page(&again)
 }
@@ -130,10 +157,14 @@ pub(super) async fn version(caller: Caller, Path(version): Path<String>) -> Repl
     let version: u64 = version.parse().map_err(|_| Stop::Missing)?;
     let control = caller.shared.control();
     let history = control.policy_history().await?;
-    let Some(found) = history.iter().find(|p| p.version == version) else { return Err(Stop::Missing) };
+    let Some(found) = history.iter().find(|p| p.version == version) else {
+        return Err(Stop::Missing);
+    };
     let current = control.policy();
     page(&Version {
-        frame: caller.frame(Room::Access, &format!("Version {version}")).command("tsd policy history"),
+        frame: caller
+            .frame(Room::Access, &format!("Version {version}"))
+            .command("tsd policy history"),
         row: VersionRow::new(found, caller.now),
         current: current.version == version,
         since: difference(&found.text, &current.text),

@@ -1,16 +1,22 @@
 //! The console: askama pages and plain forms over the same service calls as the command line. No
 //! script is needed and none is sent. [`Ui::handle`] guards every request in one order: TLS, method,
 //! where a form comes from, session; then the router; then the safety headers. `session` says who is
-//! signed in, `pages` what is shown (pure), `routes` and `access` what a request does.
+//! signed in, the `pages` files what is shown (pure), `routes` and `access` what a request does.
 
 mod access;
+mod access_pages;
 mod assets;
+mod device_pages;
 mod editor;
+mod key_routes;
 mod pages;
 mod routes;
 mod session;
+mod stop;
 mod text;
 
+#[cfg(test)]
+mod live_tests;
 #[cfg(test)]
 mod tests;
 
@@ -19,10 +25,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use askama::Template;
 use axum::Router;
 use axum::body::Body;
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -31,8 +36,9 @@ use tower::ServiceExt;
 
 use crate::clock::{Now, Rng};
 use crate::control::service::{AdminError, Control};
-use pages::{Frame, Message, Notice, Room};
+use pages::{Frame, Notice, Room};
 use session::Session;
+use stop::Stop;
 
 /// A request and its answer must be through in this time.
 const REQUEST_TIME: Duration = Duration::from_secs(30);
@@ -123,7 +129,10 @@ impl Ui {
             rng: Mutex::new(Rng::from_os()),
             used: Mutex::new(VecDeque::new()),
         }));
-        Self { router: routes::router(shared.clone()), shared }
+        Self {
+            router: routes::router(shared.clone()),
+            shared,
+        }
     }
 
     /// Makes a one-time sign-in link, good for 15 minutes: path and query, to be put behind the
@@ -146,9 +155,19 @@ impl Ui {
     /// Whether a path is the console's.
     #[must_use]
     pub fn owns(path: &str) -> bool {
-        const EXACT: [&str; 8] =
-            ["/", "/login", "/logout", "/devices", "/approvals", "/people", "/keys", "/access"];
-        const UNDER: [&str; 6] = ["/device/", "/people/", "/keys/", "/access/", "/a/", "/static/"];
+        const EXACT: [&str; 8] = [
+            "/",
+            "/login",
+            "/logout",
+            "/devices",
+            "/approvals",
+            "/people",
+            "/keys",
+            "/access",
+        ];
+        const UNDER: [&str; 6] = [
+            "/device/", "/people/", "/keys/", "/access/", "/a/", "/static/",
+        ];
         EXACT.contains(&path) || UNDER.iter().any(|p| path.starts_with(p))
     }
 
@@ -169,11 +188,12 @@ impl Ui {
     {
         let path = request.uri().path().to_owned();
         let response = tokio::time::timeout(REQUEST_TIME, self.guard(request, info)).await;
-        let response = response.unwrap_or_else(|_| {
-            Stop::Slow.page(Frame::stranger("Too slow"))
-        });
+        let response = response.unwrap_or_else(|_| Stop::Slow.page(Frame::stranger("Too slow")));
         let (mut parts, body) = response.into_parts();
-        let body = match http_body_util::Limited::new(body, MAX_ANSWER).collect().await {
+        let body = match http_body_util::Limited::new(body, MAX_ANSWER)
+            .collect()
+            .await
+        {
             Ok(body) => body.to_bytes(),
             Err(error) => {
                 tracing::error!(%error, %path, "console: the answer could not be put together");
@@ -197,7 +217,10 @@ impl Ui {
         let path = request.uri().path();
         if let Some((kind, content)) = assets::find(path) {
             return (
-                [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "public, max-age=31536000, immutable")],
+                [
+                    (header::CONTENT_TYPE, kind),
+                    (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+                ],
                 content,
             )
                 .into_response();
@@ -215,7 +238,11 @@ impl Ui {
         };
         let open = path == "/login" || (read && path.starts_with("/a/"));
         if session.is_none() && !open {
-            return if read { redirect("/login") } else { Stop::Ended.page(Frame::stranger("Your session has ended")) };
+            return if read {
+                redirect("/login")
+            } else {
+                Stop::Ended.page(Frame::stranger("Your session has ended"))
+            };
         }
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(info);
@@ -237,9 +264,16 @@ impl Ui {
     /// may have been read on its way.
     async fn redirect_to_tls<B>(&self, request: &Request<B>, info: &RequestInfo) -> Response {
         let uri = request.uri();
-        let mut target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
+        let mut target = uri
+            .path_and_query()
+            .map_or("/", http::uri::PathAndQuery::as_str)
+            .to_owned();
         if uri.path() == "/login" {
-            let token = uri.query().unwrap_or("").split('&').find_map(|p| p.strip_prefix("token="));
+            let token = uri
+                .query()
+                .unwrap_or("")
+                .split('&')
+                .find_map(|p| p.strip_prefix("token="));
             if let Some(token) = token {
                 if let Err(error) = self.shared.use_link(token).await {
                     return Stop::Admin(error).page(Frame::stranger("Not done"));
@@ -250,10 +284,15 @@ impl Ui {
         let Some(base) = &info.tls_url else {
             return Stop::Plain.page(Frame::stranger("Open the console by TLS"));
         };
-        let Ok(location) = HeaderValue::try_from(format!("{}{target}", base.trim_end_matches('/'))) else {
+        let Ok(location) = HeaderValue::try_from(format!("{}{target}", base.trim_end_matches('/')))
+        else {
             return Stop::Plain.page(Frame::stranger("Open the console by TLS"));
         };
-        (StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, location)]).into_response()
+        (
+            StatusCode::PERMANENT_REDIRECT,
+            [(header::LOCATION, location)],
+        )
+            .into_response()
     }
 }
 
@@ -279,126 +318,18 @@ fn safety_headers(headers: &mut HeaderMap) {
         ("referrer-policy", "no-referrer"),
         ("cross-origin-opener-policy", "same-origin"),
         ("cross-origin-resource-policy", "same-origin"),
-        ("permissions-policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
+        (
+            "permissions-policy",
+            "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+        ),
         ("x-frame-options", "DENY"),
     ];
     for (name, value) in FIXED {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-}
-
-/// Why a request got no page of its own. The one place where refusals become status and words.
-#[derive(Debug, Clone)]
-pub(super) enum Stop {
-    /// The service said no.
-    Admin(AdminError),
-    /// No such page.
-    Missing,
-    /// The form has no token of this session.
-    Token,
-    /// The form came from another site.
-    Origin,
-    /// A form without session.
-    Ended,
-    /// The form cannot be read or is too large.
-    Form(StatusCode),
-    /// Neither GET, HEAD nor POST.
-    Method,
-    /// Came in the clear, and there is nowhere to send it.
-    Plain,
-    /// Took too long.
-    Slow,
-}
-
-impl From<AdminError> for Stop {
-    fn from(error: AdminError) -> Self {
-        Self::Admin(error)
-    }
-}
-
-impl From<askama::Error> for Stop {
-    fn from(error: askama::Error) -> Self {
-        Self::Admin(AdminError::Internal(format!("a page could not be written: {error}")))
-    }
-}
-
-impl IntoResponse for Stop {
-    /// Carries the refusal out of the router; [`Ui::guard`] makes a page of it.
-    fn into_response(self) -> Response {
-        let mut response = self.status().into_response();
-        response.extensions_mut().insert(self);
-        response
-    }
-}
-
-impl Stop {
-    fn status(&self) -> StatusCode {
-        match self {
-            Self::Admin(AdminError::NotFound(_)) | Self::Missing => StatusCode::NOT_FOUND,
-            Self::Admin(AdminError::Invalid(_) | AdminError::Policy(_)) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Admin(AdminError::Conflict(_) | AdminError::NeedsConfirmation(_)) => StatusCode::CONFLICT,
-            Self::Admin(AdminError::Internal(_)) => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Token | Self::Origin | Self::Plain => StatusCode::FORBIDDEN,
-            Self::Ended => StatusCode::UNAUTHORIZED,
-            Self::Form(status) => *status,
-            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Slow => StatusCode::REQUEST_TIMEOUT,
-        }
-    }
-
-    const fn title(&self) -> &'static str {
-        match self {
-            Self::Admin(AdminError::NotFound(_)) => "Not here",
-            Self::Admin(_) | Self::Form(_) | Self::Token => "Nothing was changed",
-            Self::Missing => "No such page",
-            Self::Origin => "Refused",
-            Self::Ended => "Your session has ended",
-            Self::Method => "Not possible here",
-            Self::Plain => "Open the console by TLS",
-            Self::Slow => "Too slow",
-        }
-    }
-
-    fn words(&self) -> String {
-        match self {
-            Self::Admin(AdminError::Internal(text)) => {
-                tracing::error!(error = %text, "console: a request failed");
-                format!("The server could not do it: {text}. Nothing was changed; try again, and read the server's log when it stays.")
-            }
-            Self::Admin(error) => error.to_string(),
-            Self::Missing => "This address leads nowhere. Pages are in the menu.".to_owned(),
-            Self::Token => "The form is from an earlier session. Go back, reload the page and send it again.".to_owned(),
-            Self::Origin => "The form was sent from another site. Open the page here and send it from there.".to_owned(),
-            Self::Ended => "Nothing was changed. Go back to copy what you typed, then sign in again.".to_owned(),
-            Self::Form(StatusCode::PAYLOAD_TOO_LARGE) => "What was sent is too large. A policy may have 1 MiB.".to_owned(),
-            Self::Form(_) => "The form could not be read. Go back, reload the page and send it again.".to_owned(),
-            Self::Method => "The console answers GET and POST.".to_owned(),
-            Self::Plain => "The console is not shown over plain HTTP, because a session could be read on the way. Open the server's https address, or reach it over loopback.".to_owned(),
-            Self::Slow => "The request took longer than 30 seconds. What you sent may or may not have taken effect; look before you send it again.".to_owned(),
-        }
-    }
-
-    fn page(&self, mut frame: Frame) -> Response {
-        self.title().clone_into(&mut frame.title);
-        let signed_in = frame.who.is_some();
-        let page = Message {
-            text: text::clean(&self.words(), 600),
-            type_this: String::new(),
-            link: match self {
-                Self::Plain => None,
-                Self::Ended => Some(("/login".to_owned(), "Sign in")),
-                _ if signed_in => Some(("/".to_owned(), "Go to Start")),
-                _ => Some(("/login".to_owned(), "Sign in")),
-            },
-            code: self.status().as_u16(),
-            frame,
-        };
-        match page.render() {
-            Ok(html) => (self.status(), Html(html)).into_response(),
-            Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-        }
-    }
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
 }
 
 impl Shared {

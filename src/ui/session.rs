@@ -55,7 +55,10 @@ impl Session {
 
     #[cfg(test)]
     pub(super) fn for_test(secret: [u8; 32], from: IpAddr, at: DateTime<Utc>) -> Self {
-        Self { secret, signed: SignedIn { from, at } }
+        Self {
+            secret,
+            signed: SignedIn { from, at },
+        }
     }
 }
 
@@ -78,7 +81,9 @@ pub(super) fn cookie_secret(headers: &HeaderMap) -> Option<[u8; 32]> {
     let mut found = None;
     for value in headers.get_all(header::COOKIE) {
         for pair in value.to_str().ok()?.split(';') {
-            let Some((name, value)) = pair.trim().split_once('=') else { continue };
+            let Some((name, value)) = pair.trim().split_once('=') else {
+                continue;
+            };
             if name != COOKIE {
                 continue;
             }
@@ -114,8 +119,12 @@ pub(super) fn same_origin(headers: &HeaderMap, host: Option<&str>) -> bool {
     if let Some(site) = headers.get("sec-fetch-site") {
         return matches!(site.as_bytes(), b"same-origin" | b"none");
     }
-    let Some(origin) = headers.get(header::ORIGIN) else { return true };
-    let Ok(origin) = origin.to_str() else { return false };
+    let Some(origin) = headers.get(header::ORIGIN) else {
+        return true;
+    };
+    let Ok(origin) = origin.to_str() else {
+        return false;
+    };
     if origin == "null" {
         return true;
     }
@@ -129,20 +138,34 @@ impl Shared {
     pub(super) async fn make_link(&self, lifetime: chrono::Duration) -> Result<String, AdminError> {
         let secret = self.random();
         let expires = Now::read().wall + lifetime;
-        self.control().put_secret(LINK, sha256(&secret), "", expires).await?;
+        self.control()
+            .put_secret(LINK, sha256(&secret), "", expires)
+            .await?;
         Ok(format!("/login?token={}", hex::encode(secret)))
     }
 
     /// Whether a one-time token would be taken now; does not use it up.
     pub(super) async fn link_is_good(&self, token: &str) -> Result<bool, AdminError> {
-        let Some(secret) = parse_secret(token) else { return Ok(false) };
-        Ok(self.control().secret(LINK, sha256(&secret)).await?.is_some())
+        let Some(secret) = parse_secret(token) else {
+            return Ok(false);
+        };
+        Ok(self
+            .control()
+            .secret(LINK, sha256(&secret))
+            .await?
+            .is_some())
     }
 
     /// Uses a one-time token up; whether it was good.
     pub(super) async fn use_link(&self, token: &str) -> Result<bool, AdminError> {
-        let Some(secret) = parse_secret(token) else { return Ok(false) };
-        Ok(self.control().take_secret(LINK, sha256(&secret)).await?.is_some())
+        let Some(secret) = parse_secret(token) else {
+            return Ok(false);
+        };
+        Ok(self
+            .control()
+            .take_secret(LINK, sha256(&secret))
+            .await?
+            .is_some())
     }
 
     /// Starts a session for a browser at `from`; gives the Set-Cookie text.
@@ -152,22 +175,31 @@ impl Shared {
         let value = serde_json::to_string(&SignedIn { from, at })
             .map_err(|e| AdminError::Internal(format!("cannot write the session: {e}")))?;
         let expires = at + chrono::Duration::hours(SESSION_HOURS);
-        self.control().put_secret(SESSION, sha256(&secret), &value, expires).await?;
+        self.control()
+            .put_secret(SESSION, sha256(&secret), &value, expires)
+            .await?;
         Ok(set_cookie(&secret))
     }
 
     /// Who sent these headers, if they are signed in.
     pub(super) async fn session(&self, headers: &HeaderMap) -> Result<Option<Session>, AdminError> {
-        let Some(secret) = cookie_secret(headers) else { return Ok(None) };
+        let Some(secret) = cookie_secret(headers) else {
+            return Ok(None);
+        };
         let Some(value) = self.control().secret(SESSION, sha256(&secret)).await? else {
             return Ok(None);
         };
-        Ok(serde_json::from_str(&value).ok().map(|signed| Session { secret, signed }))
+        Ok(serde_json::from_str(&value)
+            .ok()
+            .map(|signed| Session { secret, signed }))
     }
 
     /// Ends a session.
     pub(super) async fn end_session(&self, session: &Session) -> Result<(), AdminError> {
-        self.control().take_secret(SESSION, sha256(&session.secret)).await.map(|_| ())
+        self.control()
+            .take_secret(SESSION, sha256(&session.secret))
+            .await
+            .map(|_| ())
     }
 }
 
@@ -198,7 +230,13 @@ mod tests {
     #[test]
     fn the_cookie_carries_every_guard() {
         let text = set_cookie(&[7; 32]);
-        for part in ["__Host-tsd=", "; Secure", "; HttpOnly", "; SameSite=Strict", "; Path=/"] {
+        for part in [
+            "__Host-tsd=",
+            "; Secure",
+            "; HttpOnly",
+            "; SameSite=Strict",
+            "; Path=/",
+        ] {
             assert!(text.contains(part), "{text}");
         }
         assert!(!text.contains("Domain"));
@@ -211,16 +249,28 @@ mod tests {
             (vec![("sec-fetch-site", "same-origin")], true),
             (vec![("sec-fetch-site", "cross-site")], false),
             (vec![("sec-fetch-site", "same-site")], false),
-            (vec![("sec-fetch-site", "cross-site"), ("origin", "https://tsd.example:8443")], false),
+            (
+                vec![
+                    ("sec-fetch-site", "cross-site"),
+                    ("origin", "https://tsd.example:8443"),
+                ],
+                false,
+            ),
             (vec![("origin", "https://tsd.example:8443")], true),
             (vec![("origin", "https://evil.example")], false),
-            (vec![("origin", "https://tsd.example:8443.evil.example")], false),
+            (
+                vec![("origin", "https://tsd.example:8443.evil.example")],
+                false,
+            ),
             (vec![("origin", "null")], true),
             (vec![], true),
         ] {
             assert_eq!(same_origin(&headers(&pairs), host), good, "{pairs:?}");
         }
-        assert!(!same_origin(&headers(&[("origin", "https://tsd.example")]), None));
+        assert!(!same_origin(
+            &headers(&[("origin", "https://tsd.example")]),
+            None
+        ));
     }
 
     #[test]

@@ -43,18 +43,35 @@ fn distance(seconds: i64) -> String {
     // Rounded to the nearest unit: a key made for 24 hours reads "in 24 hours" a second later.
     for (step, name) in STEPS {
         let whole = size.saturating_add(step / 2) / step;
-        let enough = if step == 86_400 { size > 172_000 } else { size >= step - step / 60 };
+        let enough = if step == 86_400 {
+            size > 172_000
+        } else {
+            size >= step - step / 60
+        };
         if enough {
             let words = count(usize::try_from(whole.max(1)).unwrap_or(usize::MAX), name);
-            return if seconds >= 0 { format!("in {words}") } else { format!("{words} ago") };
+            return if seconds >= 0 {
+                format!("in {words}")
+            } else {
+                format!("{words} ago")
+            };
         }
     }
-    if seconds > 0 { "in less than a minute" } else { "just now" }.to_owned()
+    if seconds > 0 {
+        "in less than a minute"
+    } else {
+        "just now"
+    }
+    .to_owned()
 }
 
 /// `1 device`, `3 devices`.
 pub(super) fn count(n: usize, thing: &str) -> String {
-    if n == 1 { format!("1 {thing}") } else { format!("{n} {thing}s") }
+    if n == 1 {
+        format!("1 {thing}")
+    } else {
+        format!("{n} {thing}s")
+    }
 }
 
 /// A state as a dot **and** a word, with what it means behind it.
@@ -75,7 +92,11 @@ impl HtmlSafe for Mark {}
 
 impl Mark {
     pub(super) fn new(tone: &'static str, word: &'static str, why: impl Into<String>) -> Self {
-        Self { tone, word, why: why.into() }
+        Self {
+            tone,
+            word,
+            why: why.into(),
+        }
     }
 }
 
@@ -102,7 +123,11 @@ fn disturbs(c: char) -> bool {
 
 /// `text`, or an en dash when there is nothing to show.
 pub(super) fn or_dash(text: String) -> String {
-    if text.trim().is_empty() { "–".to_owned() } else { text }
+    if text.trim().is_empty() {
+        "–".to_owned()
+    } else {
+        text
+    }
 }
 
 /// An argument for a POSIX shell, quoted only when it must be.

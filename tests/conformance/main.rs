@@ -159,7 +159,9 @@ fn peers_and_routes(
         let want: BTreeSet<NodeId> = seen.keys().map(|n| ids[*n]).collect();
         let got: BTreeSet<NodeId> = compiled.peers(me).into_iter().collect();
         if want != got {
-            return Err(format!("peers of {name}: want {want:?}, got {got:?}, ids {ids:?}"));
+            return Err(format!(
+                "peers of {name}: want {want:?}, got {got:?}, ids {ids:?}"
+            ));
         }
         for (other, id) in ids {
             if compiled.visible(me, *id) != want.contains(id) {
@@ -178,7 +180,9 @@ fn peers_and_routes(
             got.insert(std::net::IpAddr::V6(node.ipv6).into());
             let want = nets(&record["allowed_ips"]);
             if want != got {
-                return Err(format!("{peer} as {name} sees it: want {want:?}, got {got:?}"));
+                return Err(format!(
+                    "{peer} as {name} sees it: want {want:?}, got {got:?}"
+                ));
             }
         }
     }
@@ -221,7 +225,12 @@ fn captured_cases_hold() {
             }
         }
     }
-    assert!(wrong.is_empty(), "{} wrong\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} wrong\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
     // A lost directory must not look like success.
     assert_eq!(tried["acl_results"], 104);
     assert_eq!(tried["routes_results"], 75);

@@ -24,7 +24,7 @@ const MAX_ANSWER: usize = 64 << 20;
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
 /// A running browser.
-pub struct Browser {
+pub(crate) struct Browser {
     runtime: tokio::runtime::Runtime,
     driver: Child,
     port: u16,
@@ -34,11 +34,11 @@ pub struct Browser {
 
 /// An element of the page that is open; of no use after the browser went on.
 #[derive(Debug, Clone)]
-pub struct Element(String);
+pub(crate) struct Element(String);
 
 impl Browser {
     /// Starts a headless browser with a window of that size, in light or dark.
-    pub fn start(width: u32, height: u32, dark: bool) -> Result<Self> {
+    pub(crate) fn start(width: u32, height: u32, dark: bool) -> Result<Self> {
         let profile = tempfile::tempdir()?;
         let mut driver = Command::new("/usr/bin/chromedriver")
             .arg("--port=0")
@@ -47,7 +47,9 @@ impl Browser {
             .stderr(Stdio::null())
             .spawn()
             .context("cannot start /usr/bin/chromedriver: install chromium and chromium-driver")?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let port = match chosen_port(&mut driver) {
             Ok(port) => port,
             Err(error) => {
@@ -56,7 +58,13 @@ impl Browser {
                 return Err(error);
             }
         };
-        let mut browser = Self { runtime, driver, port, session: String::new(), _profile: profile };
+        let mut browser = Self {
+            runtime,
+            driver,
+            port,
+            session: String::new(),
+            _profile: profile,
+        };
         let mut args: Vec<String> = [
             "--headless",
             "--no-sandbox",
@@ -72,7 +80,10 @@ impl Browser {
         ]
         .map(str::to_owned)
         .to_vec();
-        args.push(format!("--user-data-dir={}", browser._profile.path().display()));
+        args.push(format!(
+            "--user-data-dir={}",
+            browser._profile.path().display()
+        ));
         args.push(format!("--window-size={width},{height}"));
         let wanted = json!({"capabilities": {"alwaysMatch": {
             "browserName": "chrome",
@@ -80,44 +91,47 @@ impl Browser {
             "goog:chromeOptions": {"binary": "/usr/bin/chromium", "args": args},
         }}});
         let made = browser.call(Method::POST, "/session", Some(&wanted))?;
-        made["sessionId"].as_str().context("chromedriver gave no session")?.clone_into(&mut browser.session);
+        made["sessionId"]
+            .as_str()
+            .context("chromedriver gave no session")?
+            .clone_into(&mut browser.session);
         browser.resize(width, height)?;
         browser.dark(dark)?;
         Ok(browser)
     }
 
     /// Opens an address and waits until the page is loaded.
-    pub fn goto(&self, url: &str) -> Result<()> {
+    pub(crate) fn goto(&self, url: &str) -> Result<()> {
         self.post("/url", &json!({ "url": url })).map(|_| ())
     }
 
     /// The address of the page.
-    pub fn url(&self) -> Result<String> {
+    pub(crate) fn url(&self) -> Result<String> {
         text_of(self.get("/url")?)
     }
 
     /// The page's title.
-    pub fn title(&self) -> Result<String> {
+    pub(crate) fn title(&self) -> Result<String> {
         text_of(self.get("/title")?)
     }
 
     /// The page as markup.
-    pub fn source(&self) -> Result<String> {
+    pub(crate) fn source(&self) -> Result<String> {
         text_of(self.get("/source")?)
     }
 
     /// Loads the page again.
-    pub fn reload(&self) -> Result<()> {
+    pub(crate) fn reload(&self) -> Result<()> {
         self.post("/refresh", &json!({})).map(|_| ())
     }
 
     /// Goes back in the history.
-    pub fn back(&self) -> Result<()> {
+    pub(crate) fn back(&self) -> Result<()> {
         self.post("/back", &json!({})).map(|_| ())
     }
 
     /// The first element that fits a CSS selector.
-    pub fn find(&self, css: &str) -> Result<Element> {
+    pub(crate) fn find(&self, css: &str) -> Result<Element> {
         let found = self
             .post("/element", &json!({"using": "css selector", "value": css}))
             .with_context(|| format!("no element {css:?} on {}", self.url().unwrap_or_default()))?;
@@ -125,13 +139,18 @@ impl Browser {
     }
 
     /// All elements that fit a CSS selector.
-    pub fn find_all(&self, css: &str) -> Result<Vec<Element>> {
+    pub(crate) fn find_all(&self, css: &str) -> Result<Vec<Element>> {
         let found = self.post("/elements", &json!({"using": "css selector", "value": css}))?;
-        found.as_array().context("no list of elements")?.iter().map(element).collect()
+        found
+            .as_array()
+            .context("no list of elements")?
+            .iter()
+            .map(element)
+            .collect()
     }
 
     /// The first button or link whose text contains `text`.
-    pub fn button(&self, text: &str) -> Result<Element> {
+    pub(crate) fn button(&self, text: &str) -> Result<Element> {
         for candidate in self.find_all("button, a")? {
             if self.text(&candidate)?.contains(text) {
                 return Ok(candidate);
@@ -142,7 +161,7 @@ impl Browser {
 
     /// Waits until an element fits, at most `time`: for what another program must bring about. Every
     /// round loads the page again, since the console has no script.
-    pub fn wait_for(&self, css: &str, time: Duration) -> Result<Element> {
+    pub(crate) fn wait_for(&self, css: &str, time: Duration) -> Result<Element> {
         let end = Instant::now() + time;
         loop {
             match self.find(css) {
@@ -154,66 +173,74 @@ impl Browser {
     }
 
     /// Clicks; when that opens a page, waits until it is loaded.
-    pub fn click(&self, element: &Element) -> Result<()> {
-        self.post(&format!("/element/{}/click", element.0), &json!({})).map(|_| ())
+    pub(crate) fn click(&self, element: &Element) -> Result<()> {
+        self.post(&format!("/element/{}/click", element.0), &json!({}))
+            .map(|_| ())
     }
 
     /// Finds and clicks.
-    pub fn click_on(&self, css: &str) -> Result<()> {
+    pub(crate) fn click_on(&self, css: &str) -> Result<()> {
         self.click(&self.find(css)?)
     }
 
     /// Types into a field, after what is there.
-    pub fn type_into(&self, element: &Element, text: &str) -> Result<()> {
-        self.post(&format!("/element/{}/value", element.0), &json!({ "text": text })).map(|_| ())
+    pub(crate) fn type_into(&self, element: &Element, text: &str) -> Result<()> {
+        self.post(
+            &format!("/element/{}/value", element.0),
+            &json!({ "text": text }),
+        )
+        .map(|_| ())
     }
 
     /// Empties a field.
-    pub fn clear(&self, element: &Element) -> Result<()> {
-        self.post(&format!("/element/{}/clear", element.0), &json!({})).map(|_| ())
+    pub(crate) fn clear(&self, element: &Element) -> Result<()> {
+        self.post(&format!("/element/{}/clear", element.0), &json!({}))
+            .map(|_| ())
     }
 
     /// Empties a field and types into it.
-    pub fn fill(&self, css: &str, text: &str) -> Result<()> {
+    pub(crate) fn fill(&self, css: &str, text: &str) -> Result<()> {
         let field = self.find(css)?;
         self.clear(&field)?;
         self.type_into(&field, text)
     }
 
     /// An element's visible text.
-    pub fn text(&self, element: &Element) -> Result<String> {
+    pub(crate) fn text(&self, element: &Element) -> Result<String> {
         text_of(self.get(&format!("/element/{}/text", element.0))?)
     }
 
     /// The visible text of the whole page.
-    pub fn page_text(&self) -> Result<String> {
+    pub(crate) fn page_text(&self) -> Result<String> {
         self.text(&self.find("body")?)
     }
 
     /// A property, such as a field's `value`.
-    pub fn property(&self, element: &Element, name: &str) -> Result<Value> {
+    pub(crate) fn property(&self, element: &Element, name: &str) -> Result<Value> {
         self.get(&format!("/element/{}/property/{name}", element.0))
     }
 
     /// The cookies of the page, as WebDriver tells them.
-    pub fn cookies(&self) -> Result<Vec<Value>> {
+    pub(crate) fn cookies(&self) -> Result<Vec<Value>> {
         Ok(self.get("/cookie")?.as_array().cloned().unwrap_or_default())
     }
 
     /// Runs a function body in the page and gives what it returns: for measuring, not for driving.
-    pub fn run(&self, body: &str) -> Result<Value> {
+    pub(crate) fn run(&self, body: &str) -> Result<Value> {
         self.post("/execute/sync", &json!({"script": body, "args": []}))
     }
 
     /// How many pixels the page is wider than the window: 0 when nothing scrolls sideways.
-    pub fn overflow(&self) -> Result<i64> {
-        self.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth")?
-            .as_i64()
-            .context("no number")
+    pub(crate) fn overflow(&self) -> Result<i64> {
+        self.run(
+            "return document.documentElement.scrollWidth - document.documentElement.clientWidth",
+        )?
+        .as_i64()
+        .context("no number")
     }
 
     /// Sets the size of the page area, also below the narrowest window a desktop allows.
-    pub fn resize(&self, width: u32, height: u32) -> Result<()> {
+    pub(crate) fn resize(&self, width: u32, height: u32) -> Result<()> {
         self.devtools(
             "Emulation.setDeviceMetricsOverride",
             &json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false}),
@@ -222,14 +249,15 @@ impl Browser {
     }
 
     /// Switches between light and dark.
-    pub fn dark(&self, dark: bool) -> Result<()> {
+    pub(crate) fn dark(&self, dark: bool) -> Result<()> {
         let value = if dark { "dark" } else { "light" };
         let features = json!({"features": [{"name": "prefers-color-scheme", "value": value}]});
-        self.devtools("Emulation.setEmulatedMedia", &features).map(|_| ())
+        self.devtools("Emulation.setEmulatedMedia", &features)
+            .map(|_| ())
     }
 
     /// Writes a PNG of the whole page, past what the window shows.
-    pub fn screenshot(&self, path: &Path) -> Result<()> {
+    pub(crate) fn screenshot(&self, path: &Path) -> Result<()> {
         let shot = self.devtools(
             "Page.captureScreenshot",
             &json!({"format": "png", "captureBeyondViewport": true}),
@@ -241,15 +269,26 @@ impl Browser {
 
     /// A command of the browser's own tools.
     fn devtools(&self, command: &str, params: &Value) -> Result<Value> {
-        self.post("/goog/cdp/execute", &json!({"cmd": command, "params": params}))
+        self.post(
+            "/goog/cdp/execute",
+            &json!({"cmd": command, "params": params}),
+        )
     }
 
     fn get(&self, path: &str) -> Result<Value> {
-        self.call(Method::GET, &format!("/session/{}{path}", self.session), None)
+        self.call(
+            Method::GET,
+            &format!("/session/{}{path}", self.session),
+            None,
+        )
     }
 
     fn post(&self, path: &str, body: &Value) -> Result<Value> {
-        self.call(Method::POST, &format!("/session/{}{path}", self.session), Some(body))
+        self.call(
+            Method::POST,
+            &format!("/session/{}{path}", self.session),
+            Some(body),
+        )
     }
 
     fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
@@ -262,11 +301,14 @@ impl Browser {
             .body(Full::new(Bytes::from(body)))?;
         let exchange = async {
             let stream = tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await?;
-            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
             let ask = async {
                 let response = sender.send_request(request).await?;
                 let status = response.status();
-                let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+                let body = Limited::new(response.into_body(), MAX_ANSWER)
+                    .collect()
+                    .await;
                 let body = body.map_err(|e| anyhow::anyhow!("{e}"))?.to_bytes();
                 anyhow::Ok((status, body))
             };
@@ -280,11 +322,20 @@ impl Browser {
                 }
             }
         };
-        let answer = self.runtime.block_on(async { tokio::time::timeout(COMMAND_TIME, exchange).await });
-        let (status, body) = answer.with_context(|| format!("{path}: no answer in {COMMAND_TIME:?}"))??;
-        let mut answer: Value = serde_json::from_slice(&body).context("chromedriver answered no JSON")?;
+        let answer = self
+            .runtime
+            .block_on(async { tokio::time::timeout(COMMAND_TIME, exchange).await });
+        let (status, body) =
+            answer.with_context(|| format!("{path}: no answer in {COMMAND_TIME:?}"))??;
+        let mut answer: Value =
+            serde_json::from_slice(&body).context("chromedriver answered no JSON")?;
         let value = answer["value"].take();
-        ensure!(status.is_success(), "{path}: {}: {}", value["error"], value["message"]);
+        ensure!(
+            status.is_success(),
+            "{path}: {}: {}",
+            value["error"],
+            value["message"]
+        );
         Ok(value)
     }
 }
@@ -317,7 +368,9 @@ fn chosen_port(driver: &mut Child) -> Result<u16> {
 }
 
 fn element(value: &Value) -> Result<Element> {
-    Ok(Element(value[ELEMENT].as_str().context("no element")?.to_owned()))
+    Ok(Element(
+        value[ELEMENT].as_str().context("no element")?.to_owned(),
+    ))
 }
 
 fn text_of(value: Value) -> Result<String> {

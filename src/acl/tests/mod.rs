@@ -1,1 +1,350 @@
-//! Tests of the room as a whole.
+//! Tests of the room as a whole: errors with their places, ownership, words of a diff, and the
+//! properties that hold for any policy (`naive`).
+
+mod naive;
+mod properties;
+
+use super::*;
+use crate::model::Tags;
+
+/// A world of `alice` (1: two devices), `bob@example.com` (2: one), a tagged server and a router.
+pub(super) fn world() -> World {
+    let mut world = World::default();
+    for (id, name) in [(1, "alice"), (2, "bob@example.com")] {
+        let id = UserId(id);
+        let name = name.to_owned();
+        world.users.insert(id, WorldUser { id, name });
+    }
+    let tagged = |tag: &str| Owner::Tags(Tags::new([Tag::parse(tag).unwrap()]).unwrap());
+    add(&mut world, 1, Owner::User(UserId(1)), &[]);
+    add(&mut world, 2, Owner::User(UserId(1)), &[]);
+    add(&mut world, 3, Owner::User(UserId(2)), &[]);
+    add(&mut world, 4, tagged("tag:server"), &[]);
+    add(&mut world, 5, tagged("tag:router"), &["10.33.0.0/16"]);
+    add(&mut world, 6, tagged("tag:exit"), &["0.0.0.0/0", "::/0"]);
+    world
+}
+
+pub(super) fn add(world: &mut World, number: u8, owner: Owner, routes: &[&str]) {
+    let id = NodeId(u64::from(number));
+    world.nodes.insert(
+        id,
+        WorldNode {
+            id,
+            owner,
+            ipv4: Ipv4Addr::new(100, 64, 1, number * 2),
+            ipv6: Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 1, u16::from(number) * 2),
+            served_routes: routes.iter().map(|r| r.parse().unwrap()).collect(),
+        },
+    );
+}
+
+fn faults(text: &str) -> Vec<PolicyError> {
+    Policy::parse(text).unwrap_err()
+}
+
+fn compiled(text: &str) -> Compiled {
+    Policy::parse(text).unwrap().compile(&world())
+}
+
+fn ids(list: &[u64]) -> Vec<NodeId> {
+    list.iter().copied().map(NodeId).collect()
+}
+
+#[test]
+fn an_unknown_tag_is_placed_and_the_near_one_named() {
+    let text = "{\n  \"tagOwners\": {\"tag:server\": []},\n  \"acls\": [\n    {\"action\": \"accept\", \"src\": [\"tag:sever\"], \"dst\": [\"tag:server:22\"]}\n  ]\n}";
+    let found = faults(text);
+    assert_eq!(found.len(), 1);
+    assert_eq!(
+        (found[0].code, found[0].line, found[0].column),
+        ("unknown-tag", 4, 34)
+    );
+    assert_eq!(found[0].message, "src=tag not found: \"tag:sever\"");
+    assert_eq!(
+        found[0].hint,
+        "tag:sever is declared by nobody; did you mean tag:server?"
+    );
+}
+
+#[test]
+fn every_fault_of_a_file_is_told_in_order_and_at_most_fifty() {
+    let text = r#"{
+        "acl": [],
+        "groups": {"group:a": ["group:b", "carol"]},
+        "tagOwners": {"tag:1x": [], "tag:x": ["tag:y"]},
+        "hosts": {"web": "10.0.0.300"},
+        "acls": [
+            {"action": "deny", "src": ["*"], "dst": ["tag:x:ssh"]},
+            {"action": "accept", "proto": "*", "src": ["*"], "dst": ["*:*"]},
+            {"action": "accept", "src": ["autogroup:self"], "dst": ["autogroup:danger-all:*"]},
+            {"action": "accept", "src": ["tag:x"], "dst": ["autogroup:self:*"], "extra": 1},
+            {"action": "accept", "proto": "icmp", "src": ["group:aa"], "dst": ["nohost:22"]}
+        ]
+    }"#;
+    let found = faults(text);
+    let codes: Vec<_> = found.iter().map(|f| f.code).collect();
+    assert_eq!(
+        codes,
+        [
+            "unknown-field",
+            "nested-group",
+            "user-name",
+            "tag-name",
+            "unknown-tag",
+            "host-address",
+            "action",
+            "ports",
+            "protocol",
+            "alias-place",
+            "alias-place",
+            "self-sources",
+            "unknown-field",
+            "unknown-group",
+            "ports",
+            "unknown-host",
+        ]
+    );
+    assert!(found[0].hint.contains("acls"), "{}", found[0].hint);
+    assert!(found.iter().all(|f| !f.hint.is_empty()));
+    let many = format!("{{\"acls\": [{}]}}", "{\"action\": \"no\"},".repeat(200));
+    assert_eq!(faults(&many).len(), 50);
+}
+
+#[test]
+fn the_rest_of_the_language_is_refused_by_name_and_never_ignored() {
+    for section in [
+        r#""grants": [{}]"#,
+        r#""ssh": [{}]"#,
+        r#""nodeAttrs": [{}]"#,
+        r#""autoApprovers": {"routes": {}}"#,
+        r#""postures": {"posture:a": []}"#,
+        r#""defaultSrcPosture": ["posture:a"]"#,
+        r#""ipsets": {"ipset:a": []}"#,
+        r#""tests": [{}]"#,
+        r#""sshTests": [{}]"#,
+        r#""derpMap": {"Regions": {}}"#,
+        r#""disableIPv4": true"#,
+        r#""OneCGNATRoute": "mac-always""#,
+        r#""randomizeClientPort": true"#,
+        r#""acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"], "srcPosture": ["posture:a"]}]"#,
+        r#""acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"], "via": []}]"#,
+        r#""acls": [{"action": "accept", "src": ["svc:a"], "dst": ["*:*"]}]"#,
+        r#""acls": [{"action": "accept", "src": ["autogroup:admin"], "dst": ["*:*"]}]"#,
+        r#""acls": [{"action": "accept", "src": ["*"], "dst": ["ipset:a:*"]}]"#,
+        r#""acls": [{"action": "accept", "src": ["user:*@example.com"], "dst": ["*:*"]}]"#,
+        r#""tagOwners": {"tag:a": ["autogroup:admin"]}"#,
+    ] {
+        let found = faults(&format!("{{\n{section}\n}}"));
+        assert_eq!(found[0].code, "not-supported", "{section}");
+        assert!(
+            found[0].message.contains("is not supported yet"),
+            "{section}"
+        );
+        assert_eq!(found[0].line, 2, "{section}");
+    }
+    let found = faults("{\"ssh\": [{}]}");
+    assert_eq!(found[0].message, "\"ssh\" is not supported yet");
+}
+
+#[test]
+fn unsupported_sections_that_say_nothing_are_accepted() {
+    let text = r#"{"ssh": [], "nodeAttrs": null, "tests": [], "autoApprovers": {}, "randomizeClientPort": false}"#;
+    assert_eq!(compiled(text).peers(NodeId(1)).len(), 5);
+}
+
+#[test]
+fn absent_rules_allow_and_empty_rules_deny() {
+    let all = ids(&[2, 3, 4, 5, 6]);
+    assert_eq!(compiled("{}").peers(NodeId(1)), all);
+    assert_eq!(compiled("{\"acls\": null}").peers(NodeId(1)), all);
+    for nothing in [
+        "{\"acls\": []}",
+        "{\"grants\": []}",
+        "{\"acls\": [], \"grants\": null}",
+    ] {
+        assert!(compiled(nothing).peers(NodeId(1)).is_empty(), "{nothing}");
+        assert!(
+            compiled(nothing).filter_rules(NodeId(1)).is_empty(),
+            "{nothing}"
+        );
+    }
+    let default = Policy::hosted_default().compile(&world());
+    let rules = default.filter_rules(NodeId(4));
+    assert_eq!(rules.len(), 1);
+    assert_eq!(
+        rules[0].src_ips,
+        [
+            "10.33.0.0/16",
+            "100.115.94.0-100.127.255.255",
+            "100.64.0.0-100.115.91.255",
+            "fd7a:115c:a1e0::/48",
+        ]
+    );
+    assert_eq!(rules[0].dst_ports[0].ip, "*");
+    assert!(
+        Arc::ptr_eq(&rules, &default.filter_rules(NodeId(1))),
+        "equal nodes share their rules"
+    );
+}
+
+#[test]
+fn old_spellings_and_comment_members_are_read() {
+    let text = r##"{"ACLs": [{"#note": 1, "action": "accept", "users": ["alice@"], "ports": ["bob@example.com:22"]}]}"##;
+    let rules = compiled(text).filter_rules(NodeId(3));
+    assert_eq!(rules[0].src_ips.len(), 4);
+    let both = r#"{"acls": [{"action": "accept", "users": ["*"], "src": ["*"], "dst": ["*:*"]}]}"#;
+    assert_eq!(faults(both)[0].code, "duplicate-key");
+    assert_eq!(
+        faults("{\"acls\": [], \"ACLs\": []}")[0].code,
+        "duplicate-key"
+    );
+}
+
+#[test]
+fn self_reaches_own_devices_only() {
+    let text = r#"{"acls": [{"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:self:*"]}]}"#;
+    let policy = compiled(text);
+    assert_eq!(policy.peers(NodeId(1)), ids(&[2]));
+    assert!(policy.peers(NodeId(3)).is_empty());
+    assert!(policy.filter_rules(NodeId(4)).is_empty());
+    let rules = policy.filter_rules(NodeId(2));
+    assert_eq!(
+        rules[0].src_ips,
+        [
+            "100.64.1.2",
+            "100.64.1.4",
+            "fd7a:115c:a1e0::1:2",
+            "fd7a:115c:a1e0::1:4"
+        ]
+    );
+    assert_eq!(rules[0].dst_ports.len(), 2);
+}
+
+#[test]
+fn self_part_before_an_equal_rule_takes_its_place_in_the_list() {
+    let text = r#"{"acls": [
+        {"action": "accept", "src": ["alice@"], "dst": ["autogroup:self:1"]},
+        {"action": "accept", "src": ["bob@example.com"], "dst": ["alice@:2"]},
+        {"action": "accept", "src": ["alice@"], "dst": ["alice@:3"]}
+    ]}"#;
+    let rules = compiled(text).filter_rules(NodeId(1));
+    let ports: Vec<Vec<u16>> = rules
+        .iter()
+        .map(|r| r.dst_ports.iter().map(|p| p.ports.first).collect())
+        .collect();
+    assert_eq!(ports, [vec![1, 1, 3, 3], vec![2, 2]]);
+}
+
+#[test]
+fn routes_are_shown_to_those_who_may_use_them() {
+    let text = r#"{"acls": [
+        {"action": "accept", "src": ["alice@"], "dst": ["10.33.0.0/16:*"]},
+        {"action": "accept", "src": ["bob@example.com"], "dst": ["autogroup:internet:*"]}
+    ]}"#;
+    let policy = compiled(text);
+    let route: IpNet = "10.33.0.0/16".parse().unwrap();
+    assert_eq!(policy.shown_routes(NodeId(1), NodeId(5)), [route]);
+    assert!(policy.shown_routes(NodeId(3), NodeId(5)).is_empty());
+    assert_eq!(policy.shown_routes(NodeId(3), NodeId(6)).len(), 2);
+    assert!(policy.shown_routes(NodeId(1), NodeId(6)).is_empty());
+    assert_eq!(policy.filter_rules(NodeId(6))[0].dst_ports.len(), 7);
+}
+
+#[test]
+fn unknown_nodes_get_nothing() {
+    let policy = compiled("{}");
+    assert!(policy.filter_rules(NodeId(99)).is_empty());
+    assert!(policy.peers(NodeId(99)).is_empty());
+    assert!(!policy.visible(NodeId(1), NodeId(99)));
+    assert!(!policy.visible(NodeId(1), NodeId(1)));
+}
+
+#[test]
+fn tags_may_be_applied_by_owners_their_groups_and_holders() {
+    let policy = Policy::parse(
+        r#"{"groups": {"group:ops": ["bob@example.com"]},
+            "tagOwners": {"tag:a": ["alice@"], "tag:b": ["group:ops"], "tag:c": ["tag:b", "tag:c"],
+                          "tag:d": [], "tag:e": ["autogroup:member"], "tag:f": ["tag:d"]}}"#,
+    )
+    .unwrap();
+    let tag = |t: &str| Tag::parse(t).unwrap();
+    let may = |t: &str, user: Option<&str>, held: &[Tag]| policy.may_apply(&tag(t), user, held);
+    assert!(may("tag:a", Some("alice"), &[]));
+    assert!(!may("tag:a", Some("bob@example.com"), &[]));
+    assert!(!may("tag:a", None, &[]));
+    assert!(may("tag:b", Some("bob@example.com"), &[]));
+    assert!(
+        may("tag:c", Some("bob@example.com"), &[]),
+        "owner tags resolve transitively"
+    );
+    assert!(may("tag:c", None, &[tag("tag:b")]));
+    assert!(!may("tag:c", Some("alice"), &[tag("tag:a")]));
+    assert!(!may("tag:d", Some("alice"), &[]));
+    assert!(may("tag:d", None, &[tag("tag:d")]));
+    assert!(may("tag:f", None, &[tag("tag:d")]));
+    assert!(may("tag:e", Some("carol"), &[]));
+    assert!(!may("tag:e", None, &[]));
+    assert!(
+        !may("tag:z", Some("alice"), &[tag("tag:z")]),
+        "undeclared tags belong to nobody"
+    );
+    assert!(policy.declares(&tag("tag:d")) && !policy.declares(&tag("tag:z")));
+}
+
+#[test]
+fn users_that_do_not_exist_are_warned_of() {
+    let text = "{\"acls\": [{\"action\": \"accept\",\n\"src\": [\"alise@\"], \"dst\": [\"bob@example.com:*\"]}]}";
+    let warnings = Policy::parse(text).unwrap().warnings(&world());
+    assert_eq!(warnings.len(), 1);
+    assert_eq!((warnings[0].line, warnings[0].column), (2, 9));
+    assert_eq!(warnings[0].hint, "did you mean alice@?");
+}
+
+#[test]
+fn a_diff_names_pairs_and_ports() {
+    let old = compiled(
+        r#"{"acls": [{"action": "accept", "proto": "tcp", "src": ["alice@"], "dst": ["bob@example.com:22,443"]}]}"#,
+    );
+    let new = compiled(
+        r#"{"acls": [
+            {"action": "accept", "proto": "tcp", "src": ["alice@"], "dst": ["bob@example.com:443"]},
+            {"action": "accept", "src": ["bob@example.com"], "dst": ["10.33.0.0/16:*"]},
+            {"action": "accept", "src": ["alice@"], "dst": ["autogroup:self:80-90"]}
+        ]}"#,
+    );
+    let found = diff(&old, &new, &world(), 100);
+    let entry = |from, to, what: &str| AccessChange {
+        from: NodeId(from),
+        to: NodeId(to),
+        what: what.to_owned(),
+    };
+    assert_eq!(found.lost, [entry(1, 3, "tcp 22"), entry(2, 3, "tcp 22")]);
+    assert_eq!(
+        found.gained,
+        [
+            entry(1, 2, "ports 80-90"),
+            entry(2, 1, "ports 80-90"),
+            entry(3, 5, "all ports at 10.33.0.0/16"),
+        ]
+    );
+    assert_eq!((found.lost_total, found.gained_total), (2, 3));
+    let none = diff(&new, &new, &world(), 100);
+    assert_eq!(none, AccessDiff::default());
+    let cut = diff(&old, &new, &world(), 1);
+    assert_eq!((cut.gained.len(), cut.gained_total), (1, 3));
+}
+
+#[test]
+fn every_example_of_the_guide_is_read() {
+    let guide = include_str!("../../../docs/policy.md");
+    let mut blocks = 0;
+    for block in guide.split("```hujson\n").skip(1) {
+        let text = block.split("```").next().unwrap();
+        if let Err(faults) = Policy::parse(text) {
+            panic!("{faults:?}\n{text}");
+        }
+        blocks += 1;
+    }
+    assert!(blocks >= 5, "the guide lost its examples");
+}
