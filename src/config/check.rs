@@ -74,7 +74,10 @@ impl ServerUrl {
         }
         let port = match uri.port() {
             Some(port) => port.as_u16(),
-            None if authority.ends_with(':') => return Err(format!("{text:?} has no port after the colon; {example}")),
+            // What stands after the colon is no port number.
+            None if authority.rsplit(']').next().is_some_and(|rest| rest.contains(':')) => {
+                return Err(format!("{text:?} has no usable port; {example}"));
+            }
             None if https => 443,
             None => 80,
         };
