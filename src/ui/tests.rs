@@ -1,0 +1,356 @@
+//! Every page rendered with ordinary, empty and hostile data. With `TSD_PAGES_TO` set to a directory
+//! the pages are also written there, to be looked at.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use askama::Template;
+use chrono::{DateTime, Duration, TimeZone, Utc};
+
+use super::editor::{difference, faults};
+use super::pages::*;
+use super::session::Session;
+use super::text::When;
+use crate::acl::{AccessChange, AccessDiff, PolicyError};
+use crate::clock::Rng;
+use crate::control::service::{AuthKeyView, LoginView, NodeView, UserView};
+use crate::keys::{MachinePrivate, NodeId, NodePrivate, UserId};
+use crate::model::{KeyId, LoginId, PolicyVersion, Tag};
+
+const EVIL: &str = "<script>alert(1)</script>\"'><img src=x onerror=y>\u{202e}gnp.exe";
+
+fn now() -> DateTime<Utc> {
+    Utc.with_ymd_and_hms(2026, 3, 14, 15, 9, 26).unwrap()
+}
+
+fn session() -> Session {
+    Session::for_test([9; 32], IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)), now() - Duration::minutes(12))
+}
+
+fn frame(room: Room, title: &str) -> Frame {
+    Frame::new(&session(), room, title, 2, now()).command("tsd nodes list")
+}
+
+fn node(id: u8, name: &str, hostname: &str) -> NodeView {
+    let mut rng = Rng::from_seed([id; 32]);
+    NodeView {
+        id: NodeId(id.into()),
+        name: name.into(),
+        fqdn: format!("{name}.tail.internal"),
+        hostname: hostname.into(),
+        user: Some("alice".into()),
+        tags: Vec::new(),
+        ipv4: Ipv4Addr::new(100, 64, 0, id),
+        ipv6: Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, id.into()),
+        online: !id.is_multiple_of(4),
+        last_seen: Some(now() - Duration::minutes(17 * i64::from(id))),
+        version: "1.102.5-t3f1a2b".into(),
+        os: "linux".into(),
+        expires: None,
+        expired: false,
+        ephemeral: false,
+        created: now() - Duration::days(i64::from(id) * 3),
+        advertised_routes: Vec::new(),
+        approved_routes: Vec::new(),
+        home_derp: 900,
+        endpoints: vec!["203.0.113.9:41641".parse().unwrap(), "[2001:db8::9]:41641".parse().unwrap()],
+        key: NodePrivate::generate(&mut rng).public(),
+        machine: MachinePrivate::generate(&mut rng).public(),
+    }
+}
+
+fn nodes() -> Vec<NodeView> {
+    let names = ["laptop", "phone", "db-1", "nas", "build-7", "tv", "gateway", "old-mac"];
+    let mut out: Vec<NodeView> = names.iter().zip(1..).map(|(n, id)| node(id, n, n)).collect();
+    out[2].user = None;
+    out[2].tags = vec![Tag::parse("tag:db").unwrap(), Tag::parse("tag:prod").unwrap()];
+    out[4].ephemeral = true;
+    out[6].advertised_routes = vec!["192.168.1.0/24".parse().unwrap(), "0.0.0.0/0".parse().unwrap()];
+    out[6].approved_routes = vec!["10.9.0.0/16".parse().unwrap(), "0.0.0.0/0".parse().unwrap()];
+    out[7].expired = true;
+    out[7].online = false;
+    out[7].expires = Some(now() - Duration::days(2));
+    out[1].expires = Some(now() + Duration::days(3));
+    out
+}
+
+fn hostile_node() -> NodeView {
+    let mut out = node(200, &"x".repeat(63), EVIL);
+    out.os = EVIL.into();
+    out.version = EVIL.into();
+    out.user = Some(EVIL.into());
+    out.fqdn = EVIL.into();
+    out.tags = (0..200).map(|n| Tag::parse(&format!("tag:t{n}")).unwrap()).collect();
+    out
+}
+
+fn login(hostname: &str, os: &str) -> LoginView {
+    LoginView {
+        id: LoginId("3f9ac81e77b04d52a6d1f0b93c5e8a14".into()),
+        hostname: hostname.into(),
+        os: os.into(),
+        version: "1.80.3".into(),
+        key: node(77, "x", "x").key,
+        created: now() - Duration::minutes(2),
+        expires: now() + Duration::hours(24),
+    }
+}
+
+fn user(id: u64, name: &str, nodes: usize) -> UserView {
+    UserView { id: UserId(id), name: name.into(), created: now() - Duration::days(40), nodes }
+}
+
+fn users() -> Vec<UserView> {
+    vec![user(1, "alice", 6), user(2, "bob@example.com", 1), user(3, "guest", 0)]
+}
+
+fn key(id: u64, state: &'static str) -> AuthKeyView {
+    AuthKeyView {
+        id: KeyId(id),
+        user: "alice".into(),
+        reusable: id == 2,
+        ephemeral: id == 2,
+        tags: if id == 2 { vec![Tag::parse("tag:ci").unwrap()] } else { Vec::new() },
+        created: now() - Duration::hours(3),
+        expires: now() + Duration::hours(21),
+        state,
+        uses: u64::from(state == "used"),
+    }
+}
+
+fn policy(version: u64, text: &str) -> PolicyVersion {
+    PolicyVersion { version, text: text.into(), author: "console, 192.0.2.7".into(), created: now() - Duration::hours(5) }
+}
+
+const POLICY: &str = "// Who reaches whom.\n{\n  \"groups\": { \"group:dev\": [\"alice@\", \"bob@example.com\"] },\n  \"tagOwners\": { \"tag:db\": [\"group:dev\"] },\n  \"acls\": [\n    { \"action\": \"accept\", \"src\": [\"group:dev\"], \"dst\": [\"tag:db:5432\"] },\n    { \"action\": \"accept\", \"src\": [\"autogroup:member\"], \"dst\": [\"autogroup:self:*\"] },\n  ],\n}\n";
+
+fn access(text: &str) -> Access {
+    let history = vec![VersionRow::new(&policy(2, ""), now()), VersionRow::new(&policy(1, ""), now())];
+    Access::new(frame(Room::Access, "Access"), &policy(2, POLICY), text.into(), history)
+}
+
+fn fault(line: u32, column: u32) -> PolicyError {
+    PolicyError {
+        code: "unknown-tag",
+        line,
+        column,
+        message: "tag \"tag:web\" is not declared".into(),
+        hint: "add it to tagOwners".into(),
+    }
+}
+
+fn start(nodes: &[NodeView], users: &[UserView], warnings: Vec<String>) -> Start {
+    Start {
+        healthy: warnings.is_empty(),
+        sentence: health_sentence(nodes, 2, warnings.len()),
+        warnings,
+        facts: vec![
+            ("Address".into(), "https://203.0.113.5:443".into()),
+            ("Certificate".into(), "self-signed, sha256 5f:0c:9a:77:…:31".into()),
+            ("State".into(), "/var/lib/tsd".into()),
+            ("Running".into(), "3 days".into()),
+        ],
+        counts: vec![(6, "devices online", "/devices?state=online"), (8, "devices in all", "/devices"), (2, "waiting", "/approvals"), (3, "people", "/people"), (1, "usable keys", "/keys")],
+        join_url: "http://203.0.113.5:8080".into(),
+        users: user_names(users),
+        once: "0".into(),
+        frame: frame(Room::Start, "Start").command("tsd status"),
+    }
+}
+
+fn confirm() -> Confirm {
+    Confirm {
+        frame: frame(Room::Devices, "Remove db-1"),
+        sentence: "This cannot be undone.".into(),
+        consequences: vec!["db-1 loses its connections at once.".into(), "Its addresses become free.".into()],
+        action: "/device/3/remove".into(),
+        button: "Remove device",
+        type_this: "db-1".into(),
+        back: "/device/3".into(),
+    }
+}
+
+fn diff() -> AccessDiff {
+    let change = |from, to, what: &str| AccessChange { from: NodeId(from), to: NodeId(to), what: what.into() };
+    AccessDiff { gained: vec![change(2, 3, "tcp 443")], lost: vec![change(1, 3, "tcp 22, 5432"), change(5, 3, "all ports")], gained_total: 1, lost_total: 12 }
+}
+
+fn message(code: u16) -> Message {
+    Message {
+        frame: Frame::stranger("This device waits for an admin"),
+        text: "An admin of this network must let the device in.".into(),
+        type_this: "tsd logins approve 3f9ac81e77b04d52a6d1f0b93c5e8a14".into(),
+        link: Some(("/login".into(), "I am an admin: sign in")),
+        code,
+    }
+}
+
+fn device(node: &NodeView) -> String {
+    Device::new(frame(Room::Devices, &node.name).notice(Some(Notice::good("Renamed. The new name is in force."))), node, now()).render().unwrap()
+}
+
+fn devices(nodes: &[NodeView], filter: &DeviceFilter) -> String {
+    Devices::new(frame(Room::Devices, "Devices"), nodes, filter, "http://203.0.113.5:8080", now()).render().unwrap()
+}
+
+fn approvals(logins: &[LoginView], nodes: &[NodeView]) -> String {
+    Approvals::new(frame(Room::Approvals, "Approvals"), logins, nodes, &users(), now()).render().unwrap()
+}
+
+fn keys(list: &[AuthKeyView]) -> String {
+    let form = KeyForm { user: "bob@example.com".into(), hours: "24".into(), ..KeyForm::default() };
+    Keys::new(frame(Room::Keys, "Keys"), list, &users(), form, "0".into(), true, now()).render().unwrap()
+}
+
+fn people(users: &[UserView]) -> String {
+    People::new(frame(Room::People, "People"), users, now()).render().unwrap()
+}
+
+/// All pages with the data people have.
+fn all_pages() -> Vec<(&'static str, String)> {
+    let mut faulty = access(&POLICY.replace("tag:db:5432", "tag:web:80"));
+    faulty.faults = faults(&faulty.text, &[fault(6, 62), fault(3, 5)]);
+    let mut losing = access(POLICY);
+    losing.diff = Some(DiffView::new(&diff(), &nodes()));
+    losing.confirm = true;
+    let mut race = access(POLICY);
+    race.race = Some(difference(POLICY, &POLICY.replace("5432", "5433")));
+    let made = Made { frame: frame(Room::Keys, "Your key"), secret: format!("tskey-auth-7-{}", "k".repeat(43)), row: KeyRow::new(&key(7, "usable"), now()), join_url: "http://203.0.113.5:8080".into() };
+    let version = Version { frame: frame(Room::Access, "Version 1"), row: VersionRow::new(&policy(1, POLICY), now()), text: POLICY.into(), current: false, since: difference(POLICY, &POLICY.replace("5432", "443")) };
+    let logins = [login("alices-new-laptop", "macOS"), login("DESKTOP-8F2K1", "windows")];
+    vec![
+        ("login", Login { frame: Frame::stranger("Sign in to tsd"), token: None }.render().unwrap()),
+        ("login-token", Login { frame: Frame::stranger("Sign in to tsd"), token: Some("ab".into()) }.render().unwrap()),
+        ("stranger", message(200).render().unwrap()),
+        ("start", start(&nodes(), &users(), vec!["Port 443 belongs to another program (nginx), so TLS is on 8443: clients that lose their stream will not find it. Free 443 or give --url.".into()]).render().unwrap()),
+        ("start-empty", start(&[], &[], vec![]).render().unwrap()),
+        ("devices", devices(&nodes(), &DeviceFilter::default())),
+        ("devices-empty", devices(&[], &DeviceFilter::default())),
+        ("devices-hostile", devices(&[hostile_node()], &DeviceFilter { q: EVIL.chars().take(0).collect(), state: EVIL.into(), page: 0 })),
+        ("device", device(&nodes()[6])),
+        ("device-hostile", device(&hostile_node())),
+        ("confirm", confirm().render().unwrap()),
+        ("approvals", approvals(&logins, &nodes())),
+        ("approvals-empty", approvals(&[], &[])),
+        ("approvals-hostile", approvals(&[login(EVIL, EVIL)], &[hostile_node()])),
+        ("people", people(&users())),
+        ("keys", keys(&[key(1, "usable"), key(2, "used"), key(3, "expired"), key(4, "revoked")])),
+        ("made", made.render().unwrap()),
+        ("access", access(POLICY).render().unwrap()),
+        ("access-faults", faulty.render().unwrap()),
+        ("access-confirm", losing.render().unwrap()),
+        ("access-race", race.render().unwrap()),
+        ("version", version.render().unwrap()),
+    ]
+}
+
+#[test]
+fn every_page_is_small_closed_and_from_here_only() {
+    let to = std::env::var_os("TSD_PAGES_TO").map(std::path::PathBuf::from);
+    for (name, html) in all_pages() {
+        assert!(html.len() < 60 * 1024, "{name} has {} bytes", html.len());
+        assert!(!html.contains("<script") && !html.contains(" style=") && !html.contains(" onclick"), "{name}");
+        assert!(html.trim_end().ends_with("</html>"), "{name}");
+        for form in html.split("<form").skip(1).filter(|f| f.contains("method=\"post\"")) {
+            let form = form.split("</form>").next().unwrap();
+            assert!(form.contains("name=\"form\" value=\"") || form.contains("action=\"/login\""), "{name}: a form without token");
+        }
+        if let Some(to) = &to {
+            std::fs::write(to.join(format!("{name}.html")), html).unwrap();
+        }
+    }
+}
+
+#[test]
+fn hostile_text_stays_text() {
+    let logins = [login(EVIL, EVIL)];
+    let evil_users = [user(1, EVIL, 0)];
+    let mut evil_key = key(1, "usable");
+    evil_key.user = EVIL.into();
+    let mut text = access(EVIL);
+    text.faults = faults(EVIL, &[PolicyError { code: "syntax", line: 1, column: 4, message: EVIL.into(), hint: EVIL.into() }]);
+    text.race = Some(difference("a", EVIL));
+    let pages = [
+        devices(&[hostile_node()], &DeviceFilter { q: EVIL.into(), state: EVIL.into(), page: 9 }),
+        devices(&[hostile_node()], &DeviceFilter::default()),
+        device(&hostile_node()),
+        approvals(&logins, &[hostile_node()]),
+        Approvals::one(frame(Room::Approvals, "x"), &logins[0], &evil_users, now()).render().unwrap(),
+        people(&evil_users),
+        keys(&[evil_key]),
+        text.render().unwrap(),
+    ];
+    for html in pages {
+        assert!(!html.contains("<script") && !html.contains("<img src=x"), "{html}");
+    }
+    // Direction marks are dropped wherever text is shown; the policy's own text is kept as it is.
+    assert!(!device(&hostile_node()).contains('\u{202e}'));
+    assert!(!approvals(&logins, &[]).contains('\u{202e}'));
+}
+
+#[test]
+fn a_textarea_cannot_be_closed_and_keeps_its_first_line() {
+    let html = access("\n</textarea><script>").render().unwrap();
+    assert!(!html.contains("</textarea><script>"));
+    // The parser drops one line end after the tag, so there are two.
+    assert!(html.contains("autocomplete=\"off\">\n\n&#60;"), "{html}");
+}
+
+#[test]
+fn filters_find_by_name_address_tag_and_state_and_pages_hold_fifty() {
+    let rows = |q: &str, state: &str| {
+        let filter = DeviceFilter { q: q.into(), state: state.into(), page: 1 };
+        let page = Devices::new(frame(Room::Devices, "Devices"), &nodes(), &filter, "", now());
+        page.rows.iter().map(|r| r.name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(rows("100.64.0.3", ""), ["db-1"]);
+    assert_eq!(rows("TAG:PROD", ""), ["db-1"]);
+    assert_eq!(rows("", "expired"), ["old-mac"]);
+    assert_eq!(rows("", "routes"), ["gateway"]);
+    assert_eq!(rows("nothing", ""), Vec::<String>::new());
+    let many: Vec<NodeView> = (1..=120).map(|n| node(n, &format!("n{n:03}"), "x")).collect();
+    let at = |page| {
+        let filter = DeviceFilter { page, ..DeviceFilter::default() };
+        let page = Devices::new(frame(Room::Devices, "Devices"), &many, &filter, "", now());
+        (page.rows.len(), page.range, page.previous, page.next)
+    };
+    assert_eq!(at(1), (50, "1–50 of 120".into(), None, Some("/devices?page=2".into())));
+    assert_eq!(at(99), (20, "101–120 of 120".into(), Some("/devices?page=2".into()), None));
+}
+
+#[test]
+fn the_sentence_names_what_matters() {
+    assert_eq!(health_sentence(&nodes(), 1, 0), "8 devices, 6 online; 1 waits for approval. Nothing needs attention.");
+    let warnings = expiry_warnings(&nodes(), now());
+    assert!(warnings[0].contains("phone") && !warnings[0].contains("old-mac"), "{warnings:?}");
+}
+
+#[test]
+fn losses_are_counted_past_what_is_shown() {
+    let view = DiffView::new(&diff(), &nodes());
+    assert_eq!(view.sentence, "12 pairs of devices lose access; 1 pair of devices gain some.");
+    assert_eq!((view.lost[0].from.as_str(), view.more_lost), ("laptop", 10));
+}
+
+#[test]
+fn strangers_learn_nothing_and_get_no_rooms() {
+    let html = message(200).render().unwrap();
+    assert!(!html.contains("/devices") && !html.contains("Sign out"));
+    assert!(html.contains("tsd logins approve 3f9ac81e77b04d52a6d1f0b93c5e8a14"));
+    assert!(!html.contains(&When::new(now(), now()).to_string()));
+}
+
+#[test]
+fn redirects_carry_codes_never_text() {
+    assert!(super::done(Some("saved")).is_some());
+    assert!(super::done(Some("<b>your password</b>")).is_none());
+}
+
+#[test]
+fn the_console_owns_its_addresses_only() {
+    for path in ["/", "/login", "/device/3", "/a/abc", "/static/style-1.css", "/access/version/3"] {
+        assert!(super::Ui::owns(path), "{path}");
+    }
+    for path in ["/key", "/ts2021", "/derp", "/machine/map", "/healthz", "/devicesx", "/ab"] {
+        assert!(!super::Ui::owns(path), "{path}");
+    }
+}
