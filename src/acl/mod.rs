@@ -2,7 +2,20 @@
 //! → `compile` → per-node filter rules and visibility. Only [`Policy::parse`] makes a [`Policy`], only
 //! [`Policy::compile`] makes a [`Compiled`], and only a [`Compiled`] reaches the mapper.
 
-use std::collections::BTreeMap;
+mod alias;
+mod check;
+mod compile;
+mod diff;
+mod error;
+mod hujson;
+mod ranges;
+mod resolve;
+mod syntax;
+#[cfg(test)]
+mod tests;
+mod visible;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -64,7 +77,8 @@ pub struct World {
 /// A policy whose text was read and checked without knowing users and nodes.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    _private: (),
+    file: Arc<syntax::File>,
+    lines: Arc<error::Lines>,
 }
 
 impl Policy {
@@ -72,71 +86,123 @@ impl Policy {
     ///
     /// # Errors
     /// All faults found, at most 50, in order of position.
-    pub fn parse(_text: &str) -> Result<Self, Vec<PolicyError>> {
-        todo!()
+    pub fn parse(text: &str) -> Result<Self, Vec<PolicyError>> {
+        let text = hujson::body(text);
+        let root = hujson::read(text)?;
+        let lines = error::Lines::new(text);
+        let mut faults = error::Faults::new(lines.clone());
+        let file = syntax::read(&root, &mut faults);
+        check::check(&file, &mut faults);
+        if faults.is_empty() {
+            Ok(Self {
+                file: Arc::new(file),
+                lines: Arc::new(lines),
+            })
+        } else {
+            Err(faults.finish())
+        }
     }
 
     /// The policy of a server without a file: all members reach all (SEMANTICS.md 2.1).
     #[must_use]
     pub fn hosted_default() -> Self {
-        todo!()
+        Self {
+            file: Arc::default(),
+            lines: Arc::new(error::Lines::new("")),
+        }
     }
 
-    /// Faults that only show against the users there are (an ambiguous name), as warnings.
+    /// Faults that only show against the users there are (a name nobody has), as warnings.
     #[must_use]
-    pub fn warnings(&self, _world: &World) -> Vec<PolicyError> {
-        todo!()
+    pub fn warnings(&self, world: &World) -> Vec<PolicyError> {
+        check::warnings(&self.file, &self.lines, world)
     }
 
     /// Resolves and compiles for `world`. Names that match nobody resolve to nothing.
     #[must_use]
-    pub fn compile(&self, _world: &World) -> Compiled {
-        todo!()
+    pub fn compile(&self, world: &World) -> Compiled {
+        Compiled {
+            inner: Arc::new(compile::compile(&self.file, world)),
+        }
     }
 
     /// Whether `tag` is declared.
     #[must_use]
-    pub fn declares(&self, _tag: &Tag) -> bool {
-        todo!()
+    pub fn declares(&self, tag: &Tag) -> bool {
+        self.file.tag_owners.contains_key(tag)
     }
 
-    /// Whether `user` may apply `tag` (owner lists, groups, owner tags held in `held`).
+    /// Whether `user` may apply `tag` (owner lists, groups, owner tags held in `held`). A held tag
+    /// that is declared may be applied again.
     #[must_use]
-    pub fn may_apply(&self, _tag: &Tag, _user: Option<&str>, _held: &[Tag]) -> bool {
-        todo!()
+    pub fn may_apply(&self, tag: &Tag, user: Option<&str>, held: &[Tag]) -> bool {
+        let mut seen: BTreeSet<&Tag> = BTreeSet::new();
+        let mut open = vec![tag];
+        while let Some(tag) = open.pop() {
+            let Some(owners) = self.file.tag_owners.get(tag) else {
+                continue;
+            };
+            if held.contains(tag) {
+                return true;
+            }
+            if !seen.insert(tag) {
+                continue;
+            }
+            for owner in owners {
+                let owns = match &owner.value {
+                    syntax::TagOwner::User(name) => user == Some(name.as_str()),
+                    syntax::TagOwner::Member => user.is_some(),
+                    syntax::TagOwner::Group(name) => self
+                        .file
+                        .groups
+                        .get(name)
+                        .into_iter()
+                        .flatten()
+                        .any(|member| user == Some(member.value.as_str())),
+                    syntax::TagOwner::Tag(by) => {
+                        open.push(by);
+                        false
+                    }
+                };
+                if owns {
+                    return true;
+                }
+            }
+        }
+        false
     }
 }
 
 /// A policy in force for one world. Immutable; queries take no locks.
 #[derive(Debug, Clone)]
 pub struct Compiled {
-    _private: (),
+    inner: Arc<compile::Inner>,
 }
 
 impl Compiled {
     /// The packet filter of `node`, reduced to what concerns it. Empty blocks everything.
     #[must_use]
-    pub fn filter_rules(&self, _node: NodeId) -> Arc<[FilterRule]> {
-        todo!()
+    pub fn filter_rules(&self, node: NodeId) -> Arc<[FilterRule]> {
+        self.inner.filter_rules(node)
     }
 
     /// Whether two nodes are peers (symmetric).
     #[must_use]
-    pub fn visible(&self, _a: NodeId, _b: NodeId) -> bool {
-        todo!()
+    pub fn visible(&self, a: NodeId, b: NodeId) -> bool {
+        self.inner.visible(a, b)
     }
 
     /// All peers of `node` in order of id, without itself.
     #[must_use]
-    pub fn peers(&self, _node: NodeId) -> Vec<NodeId> {
-        todo!()
+    pub fn peers(&self, node: NodeId) -> Vec<NodeId> {
+        self.inner.peers(node)
     }
 
     /// The served routes of `peer` that `viewer` is shown (SEMANTICS.md 9.4), given that `peer` is
     /// primary for all of them.
     #[must_use]
-    pub fn shown_routes(&self, _viewer: NodeId, _peer: NodeId) -> Vec<IpNet> {
-        todo!()
+    pub fn shown_routes(&self, viewer: NodeId, peer: NodeId) -> Vec<IpNet> {
+        self.inner.shown_routes(viewer, peer)
     }
 }
 
@@ -167,6 +233,6 @@ pub struct AccessDiff {
 
 /// Compares two compiled policies over the nodes of `world`.
 #[must_use]
-pub fn diff(_old: &Compiled, _new: &Compiled, _world: &World, _limit: usize) -> AccessDiff {
-    todo!()
+pub fn diff(old: &Compiled, new: &Compiled, world: &World, limit: usize) -> AccessDiff {
+    diff::diff(&old.inner, &new.inner, world, limit)
 }

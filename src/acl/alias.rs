@@ -1,0 +1,343 @@
+//! The small words of the language: who or what a string names (SEMANTICS.md 4.1), the ports behind
+//! a destination (6.4) and protocols (6.5).
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::model::Tag;
+use crate::wire::PortRange;
+
+use super::error::quote;
+
+/// What a string names.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Alias {
+    /// `*`.
+    Any,
+    /// A user's name; a trailing `@` is dropped.
+    User(String),
+    /// `group:x`, prefix included.
+    Group(String),
+    Tag(Tag),
+    /// A name of `hosts`.
+    Host(String),
+    /// An address or prefix, host bits cleared.
+    Prefix(IpNet),
+    /// `autogroup:member`.
+    Member,
+    /// `autogroup:tagged`.
+    Tagged,
+    /// `autogroup:self`.
+    Own,
+    /// `autogroup:internet`.
+    Internet,
+    /// `autogroup:danger-all`.
+    DangerAll,
+}
+
+/// Why a string names nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum AliasFault {
+    /// A part of the language that is not here yet, named.
+    NotSupported(String),
+    /// Starts with `tag:` and goes on as no tag can.
+    Tag,
+    /// No such autogroup.
+    Autogroup,
+    /// Nothing of the language.
+    Invalid,
+}
+
+/// Autogroups that are understood, for suggestions.
+pub(super) const AUTOGROUPS: [&str; 5] = [
+    "autogroup:member",
+    "autogroup:tagged",
+    "autogroup:self",
+    "autogroup:internet",
+    "autogroup:danger-all",
+];
+
+/// Autogroups of the language that are not here yet.
+const LATER_AUTOGROUPS: [&str; 9] = [
+    "autogroup:owner",
+    "autogroup:admin",
+    "autogroup:network-admin",
+    "autogroup:it-admin",
+    "autogroup:billing-admin",
+    "autogroup:auditor",
+    "autogroup:shared",
+    "autogroup:nonroot",
+    "autogroup:members",
+];
+
+impl Alias {
+    /// Reads a trimmed string; the first match decides.
+    pub(super) fn parse(text: &str) -> Result<Self, AliasFault> {
+        if let Some(net) = parse_prefix(text) {
+            return Ok(Self::Prefix(net));
+        }
+        if text == "*" {
+            return Ok(Self::Any);
+        }
+        if text.contains('@') {
+            return parse_user(text).map(Self::User);
+        }
+        if text.starts_with("group:") {
+            return Ok(Self::Group(text.to_owned()));
+        }
+        if text.starts_with("tag:") {
+            return Tag::parse(text).map(Self::Tag).map_err(|_| AliasFault::Tag);
+        }
+        if text.starts_with("autogroup:") {
+            return match text {
+                "autogroup:member" => Ok(Self::Member),
+                "autogroup:tagged" => Ok(Self::Tagged),
+                "autogroup:self" => Ok(Self::Own),
+                "autogroup:internet" => Ok(Self::Internet),
+                "autogroup:danger-all" => Ok(Self::DangerAll),
+                other if LATER_AUTOGROUPS.contains(&other) => {
+                    Err(AliasFault::NotSupported(other.to_owned()))
+                }
+                _ => Err(AliasFault::Autogroup),
+            };
+        }
+        for prefix in ["ipset:", "svc:", "host:"] {
+            if text.starts_with(prefix) {
+                return Err(AliasFault::NotSupported(prefix.to_owned()));
+            }
+        }
+        if let Some((low, high)) = text.split_once('-')
+            && low.parse::<IpAddr>().is_ok()
+            && high.parse::<IpAddr>().is_ok()
+        {
+            return Err(AliasFault::NotSupported("address range".to_owned()));
+        }
+        if text.is_empty() || text.contains(':') || text.contains('/') {
+            return Err(AliasFault::Invalid);
+        }
+        Ok(Self::Host(text.to_owned()))
+    }
+
+    /// Whether it is written `autogroup:…`.
+    pub(super) const fn is_autogroup(&self) -> bool {
+        matches!(
+            self,
+            Self::Member | Self::Tagged | Self::Own | Self::Internet | Self::DangerAll
+        )
+    }
+}
+
+/// A user token without its trailing `@` (SEMANTICS.md 4.2).
+pub(super) fn parse_user(text: &str) -> Result<String, AliasFault> {
+    if text.starts_with("user:*@") {
+        return Err(AliasFault::NotSupported("user:*@domain".to_owned()));
+    }
+    let name = text.strip_suffix('@').unwrap_or(text);
+    if name.is_empty() || name.chars().any(char::is_whitespace) {
+        return Err(AliasFault::Invalid);
+    }
+    Ok(name.to_owned())
+}
+
+/// An address or prefix, host bits cleared.
+pub(super) fn parse_prefix(text: &str) -> Option<IpNet> {
+    let Some((address, length)) = text.split_once('/') else {
+        return text.parse::<IpAddr>().ok().map(IpNet::from);
+    };
+    let plain = length.bytes().all(|b| b.is_ascii_digit())
+        && !length.is_empty()
+        && (length == "0" || !length.starts_with('0'));
+    if !plain {
+        return None;
+    }
+    let net = IpNet::new(address.parse().ok()?, length.parse().ok()?).ok()?;
+    Some(net.trunc())
+}
+
+/// Message and remedy.
+pub(super) type Refusal = (String, &'static str);
+
+const PORTS_HINT: &str = "ports are *, one port, a range such as 80-443, or a list such as 22,80-443";
+
+/// Splits `alias:ports` at the last colon.
+pub(super) fn split_destination(text: &str) -> Result<(String, Vec<PortRange>), Refusal> {
+    let Some((alias, ports)) = text.rsplit_once(':') else {
+        return Err((
+            format!("dst={}: hostport must contain a colon", quote(text)),
+            "write the ports behind the destination, such as tag:server:22 or tag:server:*",
+        ));
+    };
+    let ranges = parse_ports(ports)
+        .map_err(|(message, hint)| (format!("dst={}: {message}", quote(text)), hint))?;
+    let alias = alias.trim();
+    if !alias.contains(['[', ']']) {
+        return Ok((alias.to_owned(), ranges));
+    }
+    let inner = alias.strip_prefix('[').and_then(|a| a.split_once(']'));
+    if let Some((address, rest)) = inner
+        && address.parse::<std::net::Ipv6Addr>().is_ok()
+        && (rest.is_empty() || rest.starts_with('/'))
+    {
+        return Ok((format!("{address}{rest}"), ranges));
+    }
+    Err((
+        format!("dst={}: brackets may only hold an IPv6 address", quote(text)),
+        "write [fd7a:115c:a1e0::1]:22 or [fd7a:115c:a1e0::]/48:22",
+    ))
+}
+
+/// Reads `*` or a list of ports and ranges, kept in order and not joined.
+pub(super) fn parse_ports(text: &str) -> Result<Vec<PortRange>, Refusal> {
+    if text == "*" {
+        return Ok(vec![PortRange::ANY]);
+    }
+    text.split(',').map(parse_range).collect()
+}
+
+fn parse_range(text: &str) -> Result<PortRange, Refusal> {
+    let fail = |why: &str, hint| Err((format!("port range {}: {why}", quote(text)), hint));
+    let (first, last) = text
+        .split_once('-')
+        .map_or((text, None), |(a, b)| (a, Some(b)));
+    let Some(first) = parse_number(first) else {
+        return fail("invalid first integer", PORTS_HINT);
+    };
+    let Ok(first) = u16::try_from(first) else {
+        return fail("port above 65535", PORTS_HINT);
+    };
+    let Some(last) = last else {
+        if first == 0 {
+            return fail(
+                "first port must be >0, or use '*' for wildcard",
+                "write * for all ports",
+            );
+        }
+        return Ok(PortRange { first, last: first });
+    };
+    let Some(last) = parse_number(last) else {
+        return fail("invalid last integer", PORTS_HINT);
+    };
+    match u16::try_from(last) {
+        Ok(last) if last >= first && last > 0 => Ok(PortRange { first, last }),
+        Ok(_) => fail("the last port is below the first", PORTS_HINT),
+        Err(_) => fail("port above 65535", PORTS_HINT),
+    }
+}
+
+/// Plain decimal digits.
+fn parse_number(text: &str) -> Option<u32> {
+    (text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() && text.len() <= 9)
+        .then(|| text.parse().ok())
+        .flatten()
+}
+
+/// Names of protocols (SEMANTICS.md 6.5).
+const PROTOCOLS: [(&str, u8); 14] = [
+    ("icmp", 1),
+    ("igmp", 2),
+    ("ipv4", 4),
+    ("ip-in-ip", 4),
+    ("tcp", 6),
+    ("egp", 8),
+    ("igp", 9),
+    ("udp", 17),
+    ("gre", 47),
+    ("esp", 50),
+    ("ah", 51),
+    ("ipv6-icmp", 58),
+    ("sctp", 132),
+    ("fc", 133),
+];
+
+/// Reads a rule's protocol; empty is the default set.
+pub(super) fn parse_protocol(text: &str) -> Result<Option<u8>, Refusal> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let lower = text.to_lowercase();
+    if let Some((_, number)) = PROTOCOLS.iter().find(|(name, _)| *name == lower) {
+        return Ok(Some(*number));
+    }
+    let number = (!lower.starts_with('0')).then(|| parse_number(&lower)).flatten();
+    match number.map(u8::try_from) {
+        Some(Ok(number)) => Ok(Some(number)),
+        _ => Err((
+            format!(
+                "proto name {} not known; use protocol number 0-255 or protocol name (icmp, tcp, udp, etc.)",
+                quote(text)
+            ),
+            "leave proto out for TCP, UDP and ICMP; numbers go from 1 to 255 without leading zeros",
+        )),
+    }
+}
+
+/// Whether a protocol has ports.
+pub(super) const fn has_ports(protocol: Option<u8>) -> bool {
+    matches!(protocol, None | Some(6 | 17 | 132))
+}
+
+/// A protocol in words.
+pub(super) fn protocol_name(protocol: u8) -> String {
+    PROTOCOLS
+        .iter()
+        .find(|(_, number)| *number == protocol)
+        .map_or_else(|| format!("protocol {protocol}"), |(name, _)| (*name).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recognition_order() {
+        assert!(matches!(Alias::parse("10.1.2.3/8"), Ok(Alias::Prefix(n)) if n.to_string() == "10.0.0.0/8"));
+        assert_eq!(Alias::parse("alice@"), Ok(Alias::User("alice".into())));
+        assert_eq!(
+            Alias::parse("alice@example.com"),
+            Ok(Alias::User("alice@example.com".into()))
+        );
+        assert_eq!(Alias::parse("web"), Ok(Alias::Host("web".into())));
+        assert_eq!(Alias::parse("tag:1a"), Err(AliasFault::Tag));
+        assert_eq!(Alias::parse("autogroup:mebmer"), Err(AliasFault::Autogroup));
+        assert!(matches!(Alias::parse("svc:x"), Err(AliasFault::NotSupported(_))));
+        assert!(matches!(Alias::parse("10.0.0.1-10.0.0.9"), Err(AliasFault::NotSupported(_))));
+        assert_eq!(Alias::parse("10.0.0.0/33"), Err(AliasFault::Invalid));
+        assert_eq!(Alias::parse("10.0.0.0/08"), Err(AliasFault::Invalid));
+        assert_eq!(Alias::parse(""), Err(AliasFault::Invalid));
+    }
+
+    #[test]
+    fn destinations_split_at_the_last_colon() {
+        let one = |t: &str| split_destination(t).map(|(a, p)| (a, p.len()));
+        assert_eq!(one("tag:a:22,80-443"), Ok(("tag:a".into(), 2)));
+        assert_eq!(one("[fd7a::1]:22"), Ok(("fd7a::1".into(), 1)));
+        assert_eq!(one("[fd7a::]/48:22"), Ok(("fd7a::/48".into(), 1)));
+        assert_eq!(one("fd7a::1:22"), Ok(("fd7a::1".into(), 1)));
+        assert!(one("[web]:22").is_err());
+        assert!(one("web").unwrap_err().0.contains("must contain a colon"));
+        assert_eq!(
+            one("autogroup:self").unwrap_err().0,
+            "dst=\"autogroup:self\": port range \"self\": invalid first integer"
+        );
+    }
+
+    #[test]
+    fn bad_ports_are_refused() {
+        for bad in ["", "0", "65536", "9-1", "1-2-3", "a", "1,", "1, 2", "+1", "0-0", "1-"] {
+            assert!(parse_ports(bad).is_err(), "{bad:?} was accepted");
+        }
+        assert_eq!(parse_ports("0-5").map(|p| p[0].last), Ok(5));
+        assert!(parse_ports("0").unwrap_err().0.contains("first port must be >0"));
+    }
+
+    #[test]
+    fn protocols() {
+        assert_eq!(parse_protocol("TCP"), Ok(Some(6)));
+        assert_eq!(parse_protocol("47"), Ok(Some(47)));
+        assert_eq!(parse_protocol(""), Ok(None));
+        for bad in ["*", "0", "06", "256", "-1", "http"] {
+            assert!(parse_protocol(bad).is_err(), "{bad:?} was accepted");
+        }
+    }
+}

@@ -1,0 +1,435 @@
+//! Who gains and who loses what between two policies. Nodes of equal standing in both policies are one
+//! class, only classes that a changed rule touches are looked at, and each pair of classes is compared
+//! once: the totals are exact, the lists bounded.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use ipnet::IpNet;
+
+use crate::keys::UserId;
+use crate::wire::PortRange;
+
+use super::alias::protocol_name;
+use super::compile::{Inner, SourceKey, UnitKind};
+use super::ranges::Bits;
+use super::resolve::Shape;
+use super::{AccessChange, AccessDiff, World};
+
+/// The protocols of a rule without any (SEMANTICS.md 6.5).
+const DEFAULT_PROTOCOLS: [u8; 4] = [1, 6, 17, 58];
+
+/// Ports per protocol, joined and sorted.
+type Ports = BTreeMap<u8, Vec<(u32, u32)>>;
+/// Access to a node: to itself (`None`) and to each route it serves.
+type Access = BTreeMap<Option<IpNet>, Ports>;
+
+/// What a pair gains and loses, in words.
+#[derive(Debug, Default, Clone)]
+struct Change {
+    gained: String,
+    lost: String,
+}
+
+/// Nodes that stand alike in both policies.
+struct Class {
+    /// One of them, by its place in each policy.
+    old: Option<usize>,
+    new: Option<usize>,
+    size: u64,
+    /// How many per user.
+    users: BTreeMap<UserId, u64>,
+}
+
+/// Compares `old` and `new`, both compiled for `world`.
+pub(super) fn diff(old: &Inner, new: &Inner, world: &World, limit: usize) -> AccessDiff {
+    let (classes, class_of) = classes(old, new, world);
+    let touched = touched(old, new, world, &class_of);
+    let mut out = AccessDiff::default();
+    // Per pair of classes: the change for nodes of different users and of one user.
+    let mut changes: HashMap<(usize, usize), [Change; 2]> = HashMap::new();
+    for (from, tos) in &touched {
+        for to in tos {
+            let (Some(a), Some(b)) = (classes.get(*from), classes.get(*to)) else {
+                continue;
+            };
+            let pair = [false, true].map(|same| change(old, new, a, b, same));
+            let [strangers, same] = pair_counts(a, b, from == to);
+            for (change, count) in pair.iter().zip([strangers, same]) {
+                out.gained_total += if change.gained.is_empty() { 0 } else { count };
+                out.lost_total += if change.lost.is_empty() { 0 } else { count };
+            }
+            if pair.iter().any(|c| !(c.gained.is_empty() && c.lost.is_empty())) {
+                changes.insert((*from, *to), pair);
+            }
+        }
+    }
+    list(&changes, &class_of, world, limit, &mut out);
+    out
+}
+
+/// How many pairs of different nodes there are: of different users (or none), and of one user.
+fn pair_counts(a: &Class, b: &Class, alike: bool) -> [u64; 2] {
+    let own: u64 = a
+        .users
+        .iter()
+        .map(|(user, n)| n * b.users.get(user).copied().unwrap_or(0))
+        .sum();
+    let owned: u64 = a.users.values().sum();
+    let all = a.size * b.size - if alike { a.size } else { 0 };
+    let same = own - if alike { owned } else { 0 };
+    [all - same, same]
+}
+
+/// Fills the two lists in order of node ids.
+fn list(
+    changes: &HashMap<(usize, usize), [Change; 2]>,
+    class_of: &[usize],
+    world: &World,
+    limit: usize,
+    out: &mut AccessDiff,
+) {
+    let mut per_from: HashMap<usize, HashMap<usize, &[Change; 2]>> = HashMap::new();
+    for ((from, to), pair) in changes {
+        per_from.entry(*from).or_default().insert(*to, pair);
+    }
+    for (from, a) in world.nodes.values().zip(class_of) {
+        if out.gained.len() >= limit && out.lost.len() >= limit {
+            return;
+        }
+        let Some(tos) = per_from.get(a) else { continue };
+        for (to, b) in world.nodes.values().zip(class_of) {
+            if from.id == to.id {
+                continue;
+            }
+            let same = from.owner.user().is_some() && from.owner.user() == to.owner.user();
+            let Some([stranger, own]) = tos.get(b) else {
+                continue;
+            };
+            let change = if same { own } else { stranger };
+            for (what, list) in [
+                (&change.gained, &mut out.gained),
+                (&change.lost, &mut out.lost),
+            ] {
+                if !what.is_empty() && list.len() < limit {
+                    list.push(AccessChange {
+                        from: from.id,
+                        to: to.id,
+                        what: what.clone(),
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Classes, and the class of each node of `world` in order.
+fn classes(old: &Inner, new: &Inner, world: &World) -> (Vec<Class>, Vec<usize>) {
+    let mut known: HashMap<[Vec<usize>; 6], usize> = HashMap::new();
+    let mut list: Vec<Class> = Vec::new();
+    let mut class_of = Vec::with_capacity(world.nodes.len());
+    for node in world.nodes.values() {
+        let at = [old, new].map(|p| p.ground.index.get(&node.id).copied());
+        let [a, b] = at;
+        let [s1, d1, r1] = signature(old, a);
+        let [s2, d2, r2] = signature(new, b);
+        let next = list.len();
+        let class = *known.entry([s1, d1, r1, s2, d2, r2]).or_insert(next);
+        if class == next {
+            list.push(Class {
+                old: a,
+                new: b,
+                size: 0,
+                users: BTreeMap::new(),
+            });
+        }
+        if let Some(class) = list.get_mut(class) {
+            class.size += 1;
+            if let Some(user) = node.owner.user() {
+                *class.users.entry(user).or_default() += 1;
+            }
+        }
+        class_of.push(class);
+    }
+    (list, class_of)
+}
+
+/// The names a node belongs to by its own addresses, as source and as destination, and its routes.
+fn signature(policy: &Inner, node: Option<usize>) -> [Vec<usize>; 3] {
+    let Some(at) = node else {
+        return [vec![usize::MAX], Vec::new(), Vec::new()];
+    };
+    let names = |of: &[Vec<usize>]| of.get(at).cloned().unwrap_or_default();
+    let mut srcs = names(&policy.reach.srcs_of);
+    srcs.retain(|s| policy.srcs.get(*s).is_some_and(|s| s.members.get(at)));
+    // By address and by route are different standings; the parity keeps them apart.
+    let dsts = names(&policy.reach.dsts_of)
+        .into_iter()
+        .map(|d| d * 2 + usize::from(policy.dsts.get(d).is_some_and(|d| d.members.get(at))))
+        .collect();
+    let mut routes = Vec::new();
+    if let Some(node) = policy.ground.nodes.get(at) {
+        routes.clone_from(&node.routes);
+        routes.extend(node.exits.iter().map(|_| usize::MAX));
+    }
+    [srcs, dsts, routes]
+}
+
+/// What makes two rules give the same.
+#[derive(PartialEq, Eq, Hash)]
+struct Print<'a> {
+    sources: Option<&'a SourceKey>,
+    own: Option<Bits>,
+    protocol: Option<u8>,
+    parts: Vec<(Option<(&'a Shape, &'a Bits)>, &'a [PortRange])>,
+}
+
+fn print(policy: &Inner, number: usize) -> Option<Print<'_>> {
+    let unit = policy.units.get(number)?;
+    Some(match &unit.kind {
+        UnitKind::Global { source, parts } => Print {
+            sources: policy.sources.get(*source).map(|s| &s.key),
+            own: None,
+            protocol: unit.protocol,
+            parts: parts
+                .iter()
+                .map(|p| {
+                    let dst = policy.dsts.get(p.dst).map(|d| (&d.shape, &d.members));
+                    (dst, p.ports.as_slice())
+                })
+                .collect(),
+        },
+        UnitKind::Own { ports } => Print {
+            sources: None,
+            own: Some(source_members(policy, number)),
+            protocol: unit.protocol,
+            parts: vec![(None, ports.as_slice())],
+        },
+    })
+}
+
+fn prints(policy: &Inner) -> HashSet<Print<'_>> {
+    let all = 0..policy.units.len();
+    all.filter_map(|n| print(policy, n)).collect()
+}
+
+fn source_members(policy: &Inner, unit: usize) -> Bits {
+    let mut out = Bits::default();
+    if let Some(unit) = policy.units.get(unit) {
+        for src in unit.srcs.iter().filter_map(|s| policy.srcs.get(*s)) {
+            out.add(&src.members);
+        }
+    }
+    out
+}
+
+/// Pairs of classes that a rule relates which only one of the policies has.
+fn touched(
+    old: &Inner,
+    new: &Inner,
+    world: &World,
+    class_of: &[usize],
+) -> BTreeMap<usize, BTreeSet<usize>> {
+    let alike = old.ground.index == new.ground.index;
+    let mut only_old: Vec<usize> = (0..old.units.len()).collect();
+    let mut only_new: Vec<usize> = (0..new.units.len()).collect();
+    if alike {
+        let (in_old, in_new) = (prints(old), prints(new));
+        only_old.retain(|n| print(old, *n).is_some_and(|p| !in_new.contains(&p)));
+        only_new.retain(|n| print(new, *n).is_some_and(|p| !in_old.contains(&p)));
+    }
+    let mut out: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+    for (policy, units) in [(old, only_old), (new, only_new)] {
+        let class_at: HashMap<usize, usize> = world
+            .nodes
+            .keys()
+            .zip(class_of)
+            .filter_map(|(id, class)| Some((*policy.ground.index.get(id)?, *class)))
+            .collect();
+        let to_classes = |bits: &Bits| -> BTreeSet<usize> {
+            bits.iter()
+                .filter_map(|n| class_at.get(&n).copied())
+                .collect()
+        };
+        for number in units {
+            let Some(unit) = policy.units.get(number) else {
+                continue;
+            };
+            let froms = source_members(policy, number);
+            let mut tos = Bits::default();
+            match &unit.kind {
+                UnitKind::Own { .. } => tos.add(&policy.ground.untagged),
+                UnitKind::Global { parts, .. } => {
+                    for dst in parts.iter().filter_map(|p| policy.dsts.get(p.dst)) {
+                        tos.add(&dst.side);
+                    }
+                }
+            }
+            let (froms, tos) = (to_classes(&froms), to_classes(&tos));
+            for from in &froms {
+                out.entry(*from).or_default().extend(&tos);
+            }
+        }
+    }
+    out
+}
+
+fn change(old: &Inner, new: &Inner, a: &Class, b: &Class, same: bool) -> Change {
+    let before = access(old, a.old, b.old, same);
+    let after = access(new, a.new, b.new, same);
+    Change {
+        gained: words(&without(&after, &before)),
+        lost: words(&without(&before, &after)),
+    }
+}
+
+/// What `from` may reach at `to`.
+fn access(policy: &Inner, from: Option<usize>, to: Option<usize>, same: bool) -> Access {
+    let mut out = Access::new();
+    let (Some(from), Some(to)) = (from, to) else {
+        return out;
+    };
+    let Some(target) = policy.ground.nodes.get(to) else {
+        return out;
+    };
+    let covers = |src: &usize| policy.srcs.get(*src).is_some_and(|s| s.members.get(from));
+    for number in policy.reach.dsts_of.get(to).into_iter().flatten() {
+        let Some(dst) = policy.dsts.get(*number) else {
+            continue;
+        };
+        let mut places: Vec<Option<IpNet>> = Vec::new();
+        if dst.members.get(to) {
+            places.push(None);
+        }
+        let routes = target.routes.iter().filter(|r| dst.routes.get(**r));
+        places.extend(routes.filter_map(|r| policy.ground.routes.get(*r).copied().map(Some)));
+        if dst.internet {
+            places.extend(target.exits.iter().copied().map(Some));
+        }
+        for (unit, part) in policy.uses.get(*number).into_iter().flatten() {
+            let Some(unit) = policy.units.get(*unit) else {
+                continue;
+            };
+            let UnitKind::Global { parts, .. } = &unit.kind else {
+                continue;
+            };
+            if !unit.srcs.iter().any(covers) {
+                continue;
+            }
+            let Some(part) = parts.get(*part) else {
+                continue;
+            };
+            for place in &places {
+                grant(out.entry(*place).or_default(), unit.protocol, &part.ports);
+            }
+        }
+    }
+    for number in policy.own_units.iter().filter(|_| same) {
+        let Some(unit) = policy.units.get(*number) else {
+            continue;
+        };
+        if let UnitKind::Own { ports } = &unit.kind
+            && unit.srcs.iter().any(covers)
+        {
+            grant(out.entry(None).or_default(), unit.protocol, ports);
+        }
+    }
+    for ports in out.values_mut() {
+        ports.values_mut().for_each(joined);
+    }
+    out
+}
+
+fn grant(ports: &mut Ports, protocol: Option<u8>, ranges: &[PortRange]) {
+    let one = protocol.map(|p| [p]);
+    let protocols: &[u8] = one.as_ref().map_or(&DEFAULT_PROTOCOLS, |p| p);
+    for protocol in protocols {
+        let list = ports.entry(*protocol).or_default();
+        list.extend(ranges.iter().map(|r| (u32::from(r.first), u32::from(r.last))));
+    }
+}
+
+fn joined(list: &mut Vec<(u32, u32)>) {
+    list.sort_unstable();
+    let mut out: Vec<(u32, u32)> = Vec::with_capacity(list.len());
+    for (first, last) in list.drain(..) {
+        match out.last_mut() {
+            Some(before) if first <= before.1 + 1 => before.1 = before.1.max(last),
+            _ => out.push((first, last)),
+        }
+    }
+    *list = out;
+}
+
+/// What of `a` is not in `b`.
+fn without(a: &Access, b: &Access) -> Access {
+    let mut out = Access::new();
+    for (place, ports) in a {
+        for (protocol, ranges) in ports {
+            let taken = b.get(place).and_then(|p| p.get(protocol));
+            let mut rest = Vec::new();
+            for (first, last) in ranges {
+                let mut next = *first;
+                for (from, to) in taken.into_iter().flatten() {
+                    if *to >= next && *from <= *last {
+                        if *from > next {
+                            rest.push((next, from - 1));
+                        }
+                        next = to + 1;
+                    }
+                }
+                if next <= *last {
+                    rest.push((next, *last));
+                }
+            }
+            if !rest.is_empty() {
+                out.entry(*place).or_default().insert(*protocol, rest);
+            }
+        }
+    }
+    out
+}
+
+/// Access in words: `all ports`, `tcp 22, 443`, `all ports at 10.0.0.0/8`.
+fn words(access: &Access) -> String {
+    let mut out: Vec<String> = Vec::new();
+    for (place, ports) in access {
+        let mut rest = ports.clone();
+        let first = DEFAULT_PROTOCOLS.first().and_then(|p| ports.get(p)).cloned();
+        let mut here = Vec::new();
+        if let Some(ranges) = first
+            && DEFAULT_PROTOCOLS.iter().all(|p| ports.get(p) == Some(&ranges))
+        {
+            rest.retain(|p, _| !DEFAULT_PROTOCOLS.contains(p));
+            here.push(match port_words(&ranges) {
+                Some(list) => format!("ports {list}"),
+                None => "all ports".to_owned(),
+            });
+        }
+        for (protocol, ranges) in &rest {
+            let name = protocol_name(*protocol);
+            here.push(match port_words(ranges) {
+                Some(list) => format!("{name} {list}"),
+                None if super::alias::has_ports(Some(*protocol)) => format!("{name} all ports"),
+                None => name,
+            });
+        }
+        let here = here.join(", ");
+        out.push(match place {
+            Some(route) => format!("{here} at {route}"),
+            None => here,
+        });
+    }
+    out.join("; ")
+}
+
+/// `None` when it is all ports.
+fn port_words(ranges: &[(u32, u32)]) -> Option<String> {
+    if ranges == [(0, 65535)] {
+        return None;
+    }
+    let text = |(first, last): &(u32, u32)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    };
+    Some(ranges.iter().map(text).collect::<Vec<_>>().join(", "))
+}

@@ -1,0 +1,212 @@
+//! Faults of a policy text and how they are gathered: every fault carries its place, what is wrong
+//! and what would be right. Many faults of one file are told at once, in order of position.
+
+use super::PolicyError;
+use super::hujson::Span;
+
+/// At most so many faults are handed out.
+pub(super) const MAX_FAULTS: usize = 50;
+/// At most so many are gathered before they are sorted; more would only cost time.
+const MAX_GATHERED: usize = 1000;
+/// Longer names get no suggestion, so that hostile text cannot make the search slow.
+const MAX_NAME: usize = 80;
+/// At most so many candidates are looked at for one suggestion.
+const MAX_CANDIDATES: usize = 2000;
+/// After so many faults no suggestions are searched.
+const MAX_SUGGESTIONS: usize = 100;
+
+/// Byte offsets of the line starts of a text.
+#[derive(Debug, Clone)]
+pub(super) struct Lines {
+    starts: Vec<u32>,
+}
+
+impl Lines {
+    pub(super) fn new(text: &str) -> Self {
+        let mut starts = vec![0];
+        for (at, byte) in text.bytes().enumerate() {
+            if byte == b'\n' {
+                starts.push(u32::try_from(at + 1).unwrap_or(u32::MAX));
+            }
+        }
+        Self { starts }
+    }
+
+    /// Line and column, both from 1; the column counts bytes (SEMANTICS.md 1.4).
+    pub(super) fn place(&self, offset: u32) -> (u32, u32) {
+        let line = self.starts.partition_point(|s| *s <= offset).max(1);
+        let start = self.starts.get(line - 1).copied().unwrap_or(0);
+        let line = u32::try_from(line).unwrap_or(u32::MAX);
+        (line, offset.saturating_sub(start).saturating_add(1))
+    }
+}
+
+/// Gathers faults.
+#[derive(Debug)]
+pub(super) struct Faults {
+    lines: Lines,
+    list: Vec<PolicyError>,
+}
+
+impl Faults {
+    pub(super) fn new(lines: Lines) -> Self {
+        Self {
+            lines,
+            list: Vec::new(),
+        }
+    }
+
+    /// Notes a fault at `span`.
+    pub(super) fn add(
+        &mut self,
+        code: &'static str,
+        span: Span,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
+        if self.list.len() >= MAX_GATHERED {
+            return;
+        }
+        let (line, column) = self.lines.place(span.start);
+        self.list.push(PolicyError {
+            code,
+            line,
+            column,
+            message: message.into(),
+            hint: hint.into(),
+        });
+    }
+
+    /// The known name nearest to `wanted`, unless so many faults are noted that nobody would read it.
+    pub(super) fn suggest<'a>(
+        &self,
+        wanted: &str,
+        known: impl IntoIterator<Item = &'a str>,
+    ) -> Option<&'a str> {
+        if self.list.len() >= MAX_SUGGESTIONS {
+            return None;
+        }
+        nearest(wanted, known)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The faults in order of position, bounded.
+    pub(super) fn finish(mut self) -> Vec<PolicyError> {
+        self.list.sort_by_key(|f| (f.line, f.column));
+        self.list.dedup();
+        self.list.truncate(MAX_FAULTS);
+        self.list
+    }
+}
+
+/// `did you mean x?`, or `otherwise` when nothing is near.
+pub(super) fn did_you_mean(near: Option<&str>, otherwise: &str) -> String {
+    near.map_or_else(
+        || otherwise.to_owned(),
+        |near| format!("did you mean {near}?"),
+    )
+}
+
+/// The known name that is few edits away from `wanted`.
+pub(super) fn nearest<'a>(
+    wanted: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    if wanted.len() > MAX_NAME {
+        return None;
+    }
+    let wanted: Vec<char> = wanted.to_lowercase().chars().collect();
+    let allowed = (wanted.len() / 4).clamp(1, 3);
+    known
+        .into_iter()
+        .take(MAX_CANDIDATES)
+        .filter(|name| name.len() <= MAX_NAME)
+        .map(|name| {
+            let chars: Vec<char> = name.to_lowercase().chars().collect();
+            (distance(&wanted, &chars), name)
+        })
+        .filter(|(steps, _)| *steps <= allowed)
+        .min()
+        .map(|(_, name)| name)
+}
+
+/// Insertions, deletions, replacements and swaps of neighbours from `a` to `b`.
+fn distance(a: &[char], b: &[char]) -> usize {
+    let mut before: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.iter().enumerate() {
+        let mut row = vec![i + 1];
+        for (j, cb) in b.iter().enumerate() {
+            let at = |r: &[usize], k: usize| r.get(k).copied().unwrap_or(usize::MAX / 2);
+            let mut best = (at(&last, j + 1) + 1)
+                .min(at(&row, j) + 1)
+                .min(at(&last, j) + usize::from(ca != cb));
+            let swapped = i > 0 && j > 0 && a.get(i - 1) == Some(cb) && b.get(j - 1) == Some(ca);
+            if swapped {
+                best = best.min(at(&before, j - 1) + 1);
+            }
+            row.push(best);
+        }
+        before = std::mem::replace(&mut last, row);
+    }
+    last.last().copied().unwrap_or(0)
+}
+
+/// Quotes as the hosted service does: printable characters stay, the rest is escaped. Long text is cut.
+pub(super) fn quote(text: &str) -> String {
+    let mut out = String::from("\"");
+    for (count, c) in text.chars().enumerate() {
+        if count == 300 {
+            out.push('…');
+            break;
+        }
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c.is_control() || is_invisible(c) => {
+                out.push_str(&format!("\\u{:04x}", u32::from(c)));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// Characters that would change how the rest of a line is shown.
+const fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_finds_a_typo_and_not_a_stranger() {
+        let known = ["tag:server", "tag:client", "group:admins"];
+        assert_eq!(nearest("tag:sever", known), Some("tag:server"));
+        assert_eq!(nearest("tag:sevrer", known), Some("tag:server"));
+        assert_eq!(nearest("tag:database", known), None);
+    }
+
+    #[test]
+    fn columns_count_bytes_from_one() {
+        let lines = Lines::new("ab\nä\"x");
+        assert_eq!(lines.place(0), (1, 1));
+        assert_eq!(lines.place(3), (2, 1));
+        assert_eq!(lines.place(5), (2, 3));
+    }
+
+    #[test]
+    fn quoting_hides_what_would_change_the_line() {
+        assert_eq!(quote("a\"\\\u{1b}ü"), "\"a\\\"\\\\\\u001bü\"");
+        assert_eq!(quote("a\u{202e}b"), "\"a\\u202eb\"");
+    }
+}

@@ -1,0 +1,244 @@
+//! Address ranges and sets of node numbers: the two currencies of the compiler. A /8 is one range and
+//! a thousand nodes are a few words; nothing is ever enumerated.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// Addresses from `low` to `high`, both included, of one family. IPv4 sorts first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Range {
+    v6: bool,
+    low: u128,
+    high: u128,
+}
+
+fn number(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(ip) => u128::from(u32::from(ip)),
+        IpAddr::V6(ip) => u128::from(ip),
+    }
+}
+
+fn address(v6: bool, number: u128) -> IpAddr {
+    if v6 {
+        IpAddr::V6(Ipv6Addr::from(number))
+    } else {
+        IpAddr::V4(Ipv4Addr::from(u32::try_from(number).unwrap_or(u32::MAX)))
+    }
+}
+
+impl Range {
+    /// A single address.
+    pub(super) fn single(ip: IpAddr) -> Self {
+        Self {
+            v6: ip.is_ipv6(),
+            low: number(ip),
+            high: number(ip),
+        }
+    }
+
+    /// From one address to another of the same family.
+    pub(super) fn new(low: IpAddr, high: IpAddr) -> Self {
+        Self {
+            v6: low.is_ipv6(),
+            low: number(low),
+            high: number(high),
+        }
+    }
+
+    pub(super) fn contains(self, ip: IpAddr) -> bool {
+        self.overlaps(Self::single(ip))
+    }
+
+    pub(super) const fn overlaps(self, other: Self) -> bool {
+        self.v6 == other.v6 && self.low <= other.high && other.low <= self.high
+    }
+
+    pub(super) const fn within(self, other: Self) -> bool {
+        self.v6 == other.v6 && other.low <= self.low && self.high <= other.high
+    }
+
+    /// `a-b`, also where a prefix would do.
+    pub(super) fn span_text(self) -> String {
+        format!("{}-{}", address(self.v6, self.low), address(self.v6, self.high))
+    }
+
+    /// A single address bare, a prefix as CIDR, else `a-b` (SEMANTICS.md 6.2).
+    pub(super) fn text(self) -> String {
+        if self.low == self.high {
+            return address(self.v6, self.low).to_string();
+        }
+        let bits: u32 = if self.v6 { 128 } else { 32 };
+        let span = self.high - self.low;
+        // A prefix of k host bits: the span is k ones and the first address ends in k zeros.
+        let aligned = span & span.wrapping_add(1) == 0 && self.low & span == 0;
+        if aligned {
+            let length = bits - span.count_ones();
+            return format!("{}/{length}", address(self.v6, self.low));
+        }
+        self.span_text()
+    }
+}
+
+impl From<IpNet> for Range {
+    fn from(net: IpNet) -> Self {
+        Self::new(net.network(), net.broadcast())
+    }
+}
+
+/// Sorted, disjoint ranges; neighbours are joined.
+pub(super) fn join(mut ranges: Vec<Range>) -> Vec<Range> {
+    ranges.sort_unstable();
+    let mut out: Vec<Range> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match out.last_mut() {
+            Some(last) if last.v6 == range.v6 && range.low <= last.high.saturating_add(1) => {
+                last.high = last.high.max(range.high);
+            }
+            _ => out.push(range),
+        }
+    }
+    out
+}
+
+/// The union's ranges that `*` means as a source, without routes (SEMANTICS.md 5.1).
+pub(super) fn star() -> [Range; 3] {
+    let v4 = |a, b| Range::new(IpAddr::V4(a), IpAddr::V4(b));
+    [
+        v4(Ipv4Addr::new(100, 64, 0, 0), Ipv4Addr::new(100, 115, 91, 255)),
+        v4(Ipv4Addr::new(100, 115, 94, 0), Ipv4Addr::new(100, 127, 255, 255)),
+        v6_net([0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, 0], 48),
+    ]
+}
+
+/// The public internet (SEMANTICS.md 5.3), ascending.
+pub(super) fn internet() -> [Range; 7] {
+    let v4 = |a: [u8; 4], b: [u8; 4]| Range::new(IpAddr::from(a), IpAddr::from(b));
+    [
+        v4([0, 0, 0, 0], [9, 255, 255, 255]),
+        v4([11, 0, 0, 0], [100, 63, 255, 255]),
+        v4([100, 128, 0, 0], [169, 253, 255, 255]),
+        v4([169, 255, 0, 0], [172, 15, 255, 255]),
+        v4([172, 32, 0, 0], [192, 167, 255, 255]),
+        v4([192, 169, 0, 0], [255, 255, 255, 255]),
+        v6_net([0x2000, 0, 0, 0, 0, 0, 0, 0], 3),
+    ]
+}
+
+fn v6_net(segments: [u16; 8], length: u8) -> Range {
+    let ip = Ipv6Addr::from(segments);
+    IpNet::V6(Ipv6Net::new_assert(ip, length)).into()
+}
+
+/// The two exit routes.
+pub(super) fn exit_routes() -> [IpNet; 2] {
+    [
+        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
+        IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
+    ]
+}
+
+/// A set of small numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Bits(Vec<u64>);
+
+impl Bits {
+    pub(super) fn set(&mut self, at: usize) {
+        let word = at / 64;
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        if let Some(word) = self.0.get_mut(word) {
+            *word |= 1 << (at % 64);
+        }
+    }
+
+    pub(super) fn get(&self, at: usize) -> bool {
+        self.0.get(at / 64).is_some_and(|w| w >> (at % 64) & 1 == 1)
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        if self.0.len() < other.0.len() {
+            self.0.resize(other.0.len(), 0);
+        }
+        for (mine, theirs) in self.0.iter_mut().zip(&other.0) {
+            *mine |= theirs;
+        }
+    }
+
+    pub(super) fn keep(&mut self, other: &Self) {
+        self.0.truncate(other.0.len());
+        for (mine, theirs) in self.0.iter_mut().zip(&other.0) {
+            *mine &= theirs;
+        }
+    }
+
+    pub(super) fn meets(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).any(|(a, b)| a & b != 0)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.iter().all(|w| *w == 0)
+    }
+
+    /// The members, ascending.
+    pub(super) fn iter(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().enumerate().flat_map(|(at, word)| {
+            let mut rest = *word;
+            std::iter::from_fn(move || {
+                (rest != 0).then(|| {
+                    let bit = rest.trailing_zeros() as usize;
+                    rest &= rest - 1;
+                    at * 64 + bit
+                })
+            })
+        })
+    }
+}
+
+impl FromIterator<usize> for Bits {
+    fn from_iter<I: IntoIterator<Item = usize>>(items: I) -> Self {
+        let mut bits = Self::default();
+        for item in items {
+            bits.set(item);
+        }
+        bits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn net(text: &str) -> Range {
+        text.parse::<IpNet>().unwrap().into()
+    }
+
+    #[test]
+    fn ranges_print_as_the_wire_wants_them() {
+        assert_eq!(net("10.0.0.0/8").text(), "10.0.0.0/8");
+        assert_eq!(net("0.0.0.0/0").text(), "0.0.0.0/0");
+        assert_eq!(net("::/0").text(), "::/0");
+        assert_eq!(net("10.0.0.1/32").text(), "10.0.0.1");
+        assert_eq!(star().map(Range::text)[0], "100.64.0.0-100.115.91.255");
+        assert_eq!(star().map(Range::text)[2], "fd7a:115c:a1e0::/48");
+    }
+
+    #[test]
+    fn neighbours_join_and_families_do_not() {
+        let joined = join(vec![net("10.0.1.0/24"), net("10.0.0.0/24"), net("::/0"), net("0.0.0.0/0")]);
+        assert_eq!(joined, vec![net("0.0.0.0/0"), net("::/0")]);
+        let joined = join(vec![net("10.0.1.0/24"), net("10.0.0.0/24")]);
+        assert_eq!(joined[0].text(), "10.0.0.0/23");
+    }
+
+    #[test]
+    fn bits_are_a_set() {
+        let mut bits: Bits = [1, 64, 200].into_iter().collect();
+        assert_eq!(bits.iter().collect::<Vec<_>>(), [1, 64, 200]);
+        bits.keep(&[64].into_iter().collect());
+        assert_eq!(bits.iter().collect::<Vec<_>>(), [64]);
+        assert!(!bits.get(1) && bits.get(64) && !bits.get(9999));
+    }
+}

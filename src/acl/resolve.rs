@@ -1,0 +1,333 @@
+//! Names to nodes and address ranges, against one [`World`]. Each distinct name is resolved once per
+//! side; rules then only hold numbers into the two tables.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::keys::{NodeId, UserId};
+use crate::model::Tag;
+
+use super::World;
+use super::alias::Alias;
+use super::ranges::{Bits, Range, exit_routes, internet, join, star};
+use super::syntax::File;
+
+/// What the compiler needs of one node.
+#[derive(Debug, Clone)]
+pub(super) struct GroundNode {
+    pub(super) id: NodeId,
+    pub(super) v4: IpAddr,
+    pub(super) v6: IpAddr,
+    pub(super) user: Option<UserId>,
+    /// Numbers of its served subnet routes.
+    pub(super) routes: Vec<usize>,
+    /// Approved exit routes; an exit node has at least one.
+    pub(super) exits: Vec<IpNet>,
+    /// Whether one of its routes covers addresses of nodes, an odd thing that costs extra care.
+    pub(super) routes_nodes: bool,
+}
+
+/// A world, numbered.
+#[derive(Debug, Default)]
+pub(super) struct Ground {
+    pub(super) nodes: Vec<GroundNode>,
+    pub(super) index: HashMap<NodeId, usize>,
+    pub(super) by_user: HashMap<UserId, Bits>,
+    by_tag: HashMap<Tag, Bits>,
+    users: HashMap<String, Vec<UserId>>,
+    pub(super) untagged: Bits,
+    tagged: Bits,
+    all: Bits,
+    exits: Bits,
+    /// Distinct served subnet routes.
+    pub(super) routes: Vec<IpNet>,
+    route_ranges: Vec<Range>,
+    /// Who serves each route.
+    route_nodes: Vec<Bits>,
+    /// Whose addresses lie in each route.
+    route_covers: Vec<Bits>,
+    /// All addresses in order, with their nodes.
+    addresses: Vec<(IpAddr, usize)>,
+}
+
+impl Ground {
+    pub(super) fn new(world: &World) -> Self {
+        let mut ground = Self::default();
+        for user in world.users.values() {
+            ground
+                .users
+                .entry(user.name.clone())
+                .or_default()
+                .push(user.id);
+        }
+        let mut route_index: HashMap<IpNet, usize> = HashMap::new();
+        for node in world.nodes.values() {
+            let at = ground.nodes.len();
+            let (v4, v6) = (IpAddr::V4(node.ipv4), IpAddr::V6(node.ipv6));
+            ground.index.insert(node.id, at);
+            ground.all.set(at);
+            ground.addresses.push((v4, at));
+            ground.addresses.push((v6, at));
+            if let Some(user) = node.owner.user() {
+                ground.untagged.set(at);
+                ground.by_user.entry(user).or_default().set(at);
+            } else {
+                ground.tagged.set(at);
+            }
+            for tag in node.owner.tags() {
+                ground.by_tag.entry(tag.clone()).or_default().set(at);
+            }
+            let mut routes = Vec::new();
+            let mut exits = Vec::new();
+            for route in &node.served_routes {
+                let route = route.trunc();
+                if exit_routes().contains(&route) {
+                    exits.push(route);
+                    continue;
+                }
+                let number = *route_index.entry(route).or_insert_with(|| {
+                    ground.routes.push(route);
+                    ground.route_ranges.push(route.into());
+                    ground.route_nodes.push(Bits::default());
+                    ground.routes.len() - 1
+                });
+                if let Some(nodes) = ground.route_nodes.get_mut(number) {
+                    nodes.set(at);
+                }
+                routes.push(number);
+            }
+            if !exits.is_empty() {
+                ground.exits.set(at);
+            }
+            routes.sort_unstable();
+            routes.dedup();
+            ground.nodes.push(GroundNode {
+                id: node.id,
+                v4,
+                v6,
+                user: node.owner.user(),
+                routes,
+                exits,
+                routes_nodes: false,
+            });
+        }
+        ground.addresses.sort_unstable();
+        let covers: Vec<Bits> = ground.route_ranges.iter().map(|r| ground.covered(*r)).collect();
+        for node in &mut ground.nodes {
+            node.routes_nodes = node
+                .routes
+                .iter()
+                .any(|r| covers.get(*r).is_some_and(|c| !c.is_empty()));
+        }
+        ground.route_covers = covers;
+        ground
+    }
+
+    /// Nodes one of whose addresses lies in `range`.
+    fn covered(&self, range: Range) -> Bits {
+        let from = self
+            .addresses
+            .partition_point(|(ip, _)| Range::single(*ip) < range && !range.contains(*ip));
+        self.addresses
+            .get(from..)
+            .unwrap_or_default()
+            .iter()
+            .take_while(|(ip, _)| range.contains(*ip))
+            .map(|(_, at)| *at)
+            .collect()
+    }
+
+    /// Range of a route by its number.
+    pub(super) fn route_range(&self, number: usize) -> Option<Range> {
+        self.route_ranges.get(number).copied()
+    }
+
+    /// Users called `name`.
+    pub(super) fn users_called(&self, name: &str) -> &[UserId] {
+        self.users.get(name).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// What a destination's entries look like on the wire.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Shape {
+    /// Addresses of the member nodes.
+    Nodes,
+    /// `*`.
+    Everything,
+    /// Ranges, each with its text.
+    Ranges(Vec<(Range, String)>),
+}
+
+/// One name on one side of rules.
+#[derive(Debug, Clone)]
+pub(super) struct Resolved {
+    pub(super) alias: Alias,
+    pub(super) shape: Shape,
+    /// Nodes one of whose addresses is covered.
+    pub(super) members: Bits,
+    /// Members, nodes whose subnet routes overlap, and exit nodes if the internet is covered:
+    /// whom the name concerns when it comes to visibility (SEMANTICS.md 9.3).
+    pub(super) side: Bits,
+    /// Destinations only: whose packet filter keeps an entry (9.1).
+    pub(super) keep: Bits,
+    /// Routes that overlap.
+    pub(super) routes: Bits,
+    /// Destinations only: covers the internet.
+    pub(super) internet: bool,
+}
+
+impl Resolved {
+    /// Whether it means nobody.
+    pub(super) fn is_empty(&self) -> bool {
+        match &self.shape {
+            Shape::Nodes => self.members.is_empty(),
+            Shape::Everything => false,
+            Shape::Ranges(ranges) => ranges.is_empty(),
+        }
+    }
+}
+
+/// Resolves names of one policy.
+pub(super) struct Resolver<'a> {
+    pub(super) file: &'a File,
+    pub(super) ground: &'a Arc<Ground>,
+}
+
+impl Resolver<'_> {
+    /// A name on the source side.
+    pub(super) fn source(&self, alias: &Alias) -> Resolved {
+        match alias {
+            Alias::Any => {
+                let ranges = star().into_iter();
+                let routes = self.ground.route_ranges.iter().copied();
+                self.literal(alias, ranges.chain(routes).collect(), Range::text)
+            }
+            Alias::DangerAll => self.everything(alias),
+            _ => self.common(alias),
+        }
+    }
+
+    /// A name on the destination side.
+    pub(super) fn destination(&self, alias: &Alias) -> Resolved {
+        let mut found = match alias {
+            Alias::Any => self.everything(alias),
+            Alias::Internet => self.literal(alias, internet().to_vec(), Range::span_text),
+            _ => self.common(alias),
+        };
+        found.keep = found.side.clone();
+        match &found.shape {
+            Shape::Everything => found.internet = true,
+            Shape::Nodes => {}
+            Shape::Ranges(ranges) => {
+                let joined = join(ranges.iter().map(|(r, _)| *r).collect());
+                let covers = |part: &Range| joined.iter().any(|r| part.within(*r));
+                let [internet4 @ .., internet6] = internet();
+                found.internet = internet4.iter().all(covers) || covers(&internet6);
+                let inside = |r: &Range| internet().iter().any(|i| r.within(*i));
+                if ranges.iter().any(|(r, _)| inside(r)) {
+                    found.keep.add(&self.ground.exits);
+                }
+            }
+        }
+        if found.internet {
+            found.side.add(&self.ground.exits);
+        }
+        found
+    }
+
+    fn common(&self, alias: &Alias) -> Resolved {
+        match alias {
+            Alias::Prefix(net) => self.literal(alias, vec![(*net).into()], Range::text),
+            Alias::Host(name) => {
+                let net = self.file.hosts.get(name);
+                self.literal(alias, net.map(|n| (*n).into()).into_iter().collect(), Range::text)
+            }
+            Alias::User(name) => self.nodes(alias, self.user_nodes(name)),
+            Alias::Group(name) => {
+                let mut members = Bits::default();
+                for user in self.file.groups.get(name).into_iter().flatten() {
+                    members.add(&self.user_nodes(&user.value));
+                }
+                self.nodes(alias, members)
+            }
+            Alias::Tag(tag) => {
+                let members = self.ground.by_tag.get(tag).cloned();
+                self.nodes(alias, members.unwrap_or_default())
+            }
+            Alias::Member => self.nodes(alias, self.ground.untagged.clone()),
+            Alias::Tagged => self.nodes(alias, self.ground.tagged.clone()),
+            // Each of these has its own place and is refused in others by `check`.
+            Alias::Any | Alias::Own | Alias::Internet | Alias::DangerAll => {
+                self.nodes(alias, Bits::default())
+            }
+        }
+    }
+
+    fn user_nodes(&self, name: &str) -> Bits {
+        let mut out = Bits::default();
+        for id in self.ground.users_called(name) {
+            if let Some(nodes) = self.ground.by_user.get(id) {
+                out.add(nodes);
+            }
+        }
+        out
+    }
+
+    fn everything(&self, alias: &Alias) -> Resolved {
+        Resolved {
+            alias: alias.clone(),
+            shape: Shape::Everything,
+            members: self.ground.all.clone(),
+            side: self.ground.all.clone(),
+            keep: Bits::default(),
+            routes: (0..self.ground.routes.len()).collect(),
+            internet: false,
+        }
+    }
+
+    fn nodes(&self, alias: &Alias, members: Bits) -> Resolved {
+        let overlap = |number: usize| {
+            let covers = self.ground.route_covers.get(number);
+            covers.is_some_and(|c| c.meets(&members))
+        };
+        let routes = (0..self.ground.routes.len()).filter(|r| overlap(*r)).collect();
+        self.with_routes(alias, Shape::Nodes, members, routes)
+    }
+
+    fn literal(&self, alias: &Alias, ranges: Vec<Range>, text: fn(Range) -> String) -> Resolved {
+        let mut members = Bits::default();
+        for range in &ranges {
+            members.add(&self.ground.covered(*range));
+        }
+        let overlap = |route: &Range| ranges.iter().any(|r| r.overlaps(*route));
+        let routes = (0..)
+            .zip(&self.ground.route_ranges)
+            .filter(|(_, route)| overlap(route))
+            .map(|(number, _)| number)
+            .collect();
+        let shape = Shape::Ranges(ranges.into_iter().map(|r| (r, text(r))).collect());
+        self.with_routes(alias, shape, members, routes)
+    }
+
+    fn with_routes(&self, alias: &Alias, shape: Shape, members: Bits, routes: Bits) -> Resolved {
+        let mut side = members.clone();
+        for number in routes.iter() {
+            if let Some(nodes) = self.ground.route_nodes.get(number) {
+                side.add(nodes);
+            }
+        }
+        Resolved {
+            alias: alias.clone(),
+            shape,
+            members,
+            side,
+            keep: Bits::default(),
+            routes,
+            internet: false,
+        }
+    }
+}
