@@ -8,3 +8,14 @@ pub mod types;
 
 /// The socket's name in the state directory.
 pub const SOCKET_NAME: &str = "admin.sock";
+
+/// Checks a policy text without a server: its language, not its effect.
+///
+/// # Errors
+/// All faults.
+pub fn check_offline(text: &str) -> Result<(), Vec<types::Fault>> {
+    match crate::acl::Policy::parse(text) {
+        Ok(_) => Ok(()),
+        Err(faults) => Err(faults.into_iter().map(types::Fault::from).collect()),
+    }
+}

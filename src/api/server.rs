@@ -79,7 +79,7 @@ pub async fn serve(listener: UnixListener, api: Api, mut stop: watch::Receiver<b
                 }
             },
             Some(_) = connections.join_next() => {}
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = stopped(&mut stop) => break,
         }
     }
     while connections.join_next().await.is_some() {}
@@ -91,6 +91,11 @@ fn may_speak(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == me || peer.uid() == 0)
 }
 
+/// Waits for the word to stop; a sender that is gone says so too.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
 async fn connection(stream: UnixStream, routes: Router, mut stop: watch::Receiver<bool>) {
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -99,7 +104,7 @@ async fn connection(stream: UnixStream, routes: Router, mut stop: watch::Receive
     tokio::pin!(serving);
     let result = tokio::select! {
         result = serving.as_mut() => result,
-        _ = stop.wait_for(|stop| *stop) => {
+        () = stopped(&mut stop) => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }

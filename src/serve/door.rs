@@ -37,7 +37,7 @@ pub async fn run(
                 }
                 continue;
             }
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = stopped(&mut stop) => break,
         };
         match accepted {
             Ok((stream, remote)) => {
@@ -70,6 +70,11 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(IpAddr::to_canonical(&addr.ip()), addr.port())
 }
 
+/// Waits for the word to stop; a sender that is gone says so too.
+pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
 async fn connection(
     stream: TcpStream,
     remote: SocketAddr,
@@ -99,7 +104,7 @@ where
 {
     let sniffed = tokio::select! {
         sniffed = timeout(limits::HEAD_TIMEOUT, sniff(io)) => sniffed,
-        _ = stop.wait_for(|stop| *stop) => return,
+        () = stopped(&mut stop) => return,
     };
     let io = match sniffed {
         Ok(Ok(Sniffed::Http(io))) => io,
@@ -128,7 +133,7 @@ where
     tokio::pin!(serving);
     let result = tokio::select! {
         result = serving.as_mut() => result,
-        _ = stop.wait_for(|stop| *stop) => {
+        () = stopped(&mut stop) => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }

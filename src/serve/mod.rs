@@ -195,13 +195,12 @@ async fn start(config: &Config) -> anyhow::Result<(Server, Page)> {
     };
     let socket = api::server::bind(&state.path().join(api::SOCKET_NAME))?;
     let admin_stop = stopped.clone();
-    let api_link = Arc::clone(&admin.console_link);
     tasks.spawn(async move {
         api::server::serve(socket, admin, admin_stop).await;
         "admin socket"
     });
 
-    let first = first_start(&control, &api_link).await?;
+    let first = first_start(&control, &ui, &console).await?;
     let router = Arc::new(router::Router {
         control: control.clone(),
         derp: derp.clone(),
@@ -270,7 +269,7 @@ fn open_doors(
                 result = crate::stun::server::serve(socket, StunLimits::default(), stun_stats) => {
                     tracing::error!(?result, "the STUN socket broke");
                 }
-                _ = stop.wait_for(|stop| *stop) => {}
+                () = door::stopped(&mut stop) => {}
             }
             "STUN socket"
         });
@@ -345,7 +344,7 @@ fn console_base(config: &Config, world: &World, http_port: Option<u16>) -> Strin
 }
 
 /// The first user and key, when nobody is there yet.
-async fn first_start(control: &Control, link: &api::server::LinkMaker) -> anyhow::Result<Option<FirstStart>> {
+async fn first_start(control: &Control, ui: &Ui, console: &str) -> anyhow::Result<Option<FirstStart>> {
     if !control.users().is_empty() {
         return Ok(None);
     }
@@ -361,7 +360,7 @@ async fn first_start(control: &Control, link: &api::server::LinkMaker) -> anyhow
     let key = control.create_auth_key(&by, request).await?;
     Ok(Some(FirstStart {
         auth_key: key.secret,
-        console_link: link().await?,
+        console_link: format!("{console}{}", ui.new_start_link().await?),
     }))
 }
 

@@ -41,7 +41,7 @@ impl StateDir {
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .custom_flags(nix::libc::O_NOFOLLOW)
+            .custom_flags(libc::O_NOFOLLOW)
             .open(&lock_path)
             .with_context(|| format!("cannot open {}", lock_path.display()))?;
         let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -75,7 +75,7 @@ impl StateDir {
         let path = self.path.join(name);
         let opened = std::fs::OpenOptions::new()
             .read(true)
-            .custom_flags(nix::libc::O_NOFOLLOW)
+            .custom_flags(libc::O_NOFOLLOW)
             .open(&path);
         let file = match opened {
             Ok(file) => file,
