@@ -1,6 +1,28 @@
 //! The coordination server: who is in the tailnet and what each node is told. Pure files decide
-//! (`state`, `change`, `snapshot`, `mapper`, `ipam`, `register`), shells carry (`service`, `session`,
-//! `http`).
+//! (`state`, `change`, `mapper`, `ipam`, `register`, `nodes`, `admin`, `policy`, `routes`, `timers`),
+//! shells carry (`service`, `owner`, `presence`, `session`, `http`, `machine`, `websocket`).
 
+mod admin;
+mod change;
+mod dns_config;
+mod hostinfo;
 pub mod http;
+mod ipam;
+mod machine;
+mod map_node;
+mod mapper;
+mod nodes;
+mod owner;
+mod policy;
+mod presence;
+mod register;
+mod routes;
 pub mod service;
+mod session;
+mod state;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod types;
+mod views;
+mod websocket;

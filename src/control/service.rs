@@ -2,235 +2,52 @@
 //! they are on disk. Console, admin socket and machine endpoints all come through here, with the same
 //! checks.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
 use ipnet::IpNet;
-use serde::Serialize;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 
-use crate::acl::{AccessDiff, PolicyError};
-use crate::keys::{MachinePrivate, NodeId, NodePublic, UserId};
-use crate::model::{KeyId, LoginId, PolicyVersion, Tag};
-use crate::wire::{DerpMap, DnsRecord, Resolver};
+use super::owner::{self, Owner, RevokedHook, Shared};
+use super::presence::Hub;
+use super::state::{Draft, Tailnet};
+pub use super::types::{
+    Actor, AdminError, AuthKeyView, ControlStats, LoginView, NewAuthKey, NewAuthKeyRequest,
+    NodeView, PolicyOutcome, Settings, UserView,
+};
+use super::{admin, policy, views};
+use crate::acl::Policy;
+use crate::clock::{Now, Rng};
+use crate::keys::{MachinePrivate, NodePublic};
+use crate::model::{PolicyVersion, Tag};
+use crate::store::Store;
 
-/// Who does something, for the log and the policy history: `admin socket`, `console`, `start`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Actor(pub String);
+/// Connections inside Noise at most; further ones are turned away.
+const MAX_CONNECTIONS: usize = 20_000;
+/// How long open connections may take to end at shutdown before they are cut.
+const LAST_CALL: Duration = Duration::from_secs(2);
 
-/// Whose mistake it was; decides exit status and HTTP status.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AdminError {
-    /// There is no such user, node, key or login. The text names it and says how to list.
-    #[error("{0}")]
-    NotFound(String),
-    /// The request cannot be done as asked; says what to change.
-    #[error("{0}")]
-    Invalid(String),
-    /// It would contradict what is there (a name that is taken).
-    #[error("{0}")]
-    Conflict(String),
-    /// The policy text has faults.
-    #[error("the policy has {} fault(s)", .0.len())]
-    Policy(Vec<PolicyError>),
-    /// The change takes access away and was not confirmed.
-    #[error("this change takes access away from {} pair(s) of devices", .0.lost_total)]
-    NeedsConfirmation(Box<AccessDiff>),
-    /// Our failure (disk); nothing was changed.
-    #[error("{0}")]
-    Internal(String),
-}
-
-/// A user, for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct UserView {
-    /// Id.
-    pub id: UserId,
-    /// Login name.
-    pub name: String,
-    /// When made.
-    pub created: DateTime<Utc>,
-    /// How many devices they own.
-    pub nodes: usize,
-}
-
-/// A node, for people. Strings from the node are hostile text.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct NodeView {
-    /// Id.
-    pub id: NodeId,
-    /// Bare label.
-    pub name: String,
-    /// `name.base.domain` without trailing dot.
-    pub fqdn: String,
-    /// What the machine calls itself.
-    pub hostname: String,
-    /// Owner's login name; `None` when tagged.
-    pub user: Option<String>,
-    /// Tags.
-    pub tags: Vec<Tag>,
-    /// IPv4.
-    pub ipv4: Ipv4Addr,
-    /// IPv6.
-    pub ipv6: Ipv6Addr,
-    /// Has an open map stream.
-    pub online: bool,
-    /// When it was last seen; `None` when never or now.
-    pub last_seen: Option<DateTime<Utc>>,
-    /// Client version text.
-    pub version: String,
-    /// OS text.
-    pub os: String,
-    /// When its key expires.
-    pub expires: Option<DateTime<Utc>>,
-    /// Whether it has.
-    pub expired: bool,
-    /// Ephemeral.
-    pub ephemeral: bool,
-    /// When it joined.
-    pub created: DateTime<Utc>,
-    /// Offered routes.
-    pub advertised_routes: Vec<IpNet>,
-    /// Approved routes.
-    pub approved_routes: Vec<IpNet>,
-    /// Home relay region, 0 when unknown.
-    pub home_derp: u64,
-    /// Where it says it can be reached.
-    pub endpoints: Vec<std::net::SocketAddr>,
-    /// Node key.
-    pub key: NodePublic,
-    /// Machine key.
-    pub machine: crate::keys::MachinePublic,
-}
-
-/// A pre-auth key, for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct AuthKeyView {
-    /// Id; also the visible middle of the key text.
-    pub id: KeyId,
-    /// Owner's login name.
-    pub user: String,
-    /// May be used more than once.
-    pub reusable: bool,
-    /// Nodes are ephemeral.
-    pub ephemeral: bool,
-    /// Tags for its nodes.
-    pub tags: Vec<Tag>,
-    /// When made.
-    pub created: DateTime<Utc>,
-    /// When it stops working.
-    pub expires: DateTime<Utc>,
-    /// `usable`, `used`, `expired`, `revoked`.
-    pub state: &'static str,
-    /// How many nodes came by it.
-    pub uses: u64,
-}
-
-/// A new key: the only time its secret is seen.
-#[derive(Clone, PartialEq, Eq)]
-pub struct NewAuthKey {
-    /// What was made.
-    pub view: AuthKeyView,
-    /// `tskey-auth-<id>-<secret>`.
-    pub secret: String,
-}
-
-/// What a new pre-auth key should be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewAuthKeyRequest {
-    /// Owner's login name.
-    pub user: String,
-    /// May be used more than once.
-    pub reusable: bool,
-    /// Nodes are ephemeral.
-    pub ephemeral: bool,
-    /// Tags for its nodes.
-    pub tags: Vec<Tag>,
-    /// How long it works; at most 90 days.
-    pub lifetime: Duration,
-}
-
-/// A waiting login, for people. Strings from the machine are hostile text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct LoginView {
-    /// Id, as in the AuthURL.
-    pub id: LoginId,
-    /// What the machine calls itself.
-    pub hostname: String,
-    /// OS text.
-    pub os: String,
-    /// Client version text.
-    pub version: String,
-    /// Node key it wants authorized.
-    pub key: NodePublic,
-    /// When it asked.
-    pub created: DateTime<Utc>,
-    /// When it lapses.
-    pub expires: DateTime<Utc>,
-}
-
-/// How a stored policy went in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct PolicyOutcome {
-    /// Its number; the current one when `applied` is false.
-    pub version: u64,
-    /// Who gains and loses.
-    pub diff: AccessDiff,
-    /// Faults that do not stop it.
-    pub warnings: Vec<PolicyError>,
-    /// Stored and in force; false for a check.
-    pub applied: bool,
-}
-
-/// What the server is told by config file and flags; replaced as a whole on SIGHUP.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Settings {
-    /// The URL clients know us by, no trailing slash.
-    pub url: String,
-    /// The base domain, no dots at the ends: `tail.internal`.
-    pub base_domain: String,
-    /// Tailnet name shown by clients.
-    pub tailnet_name: String,
-    /// Relays as pushed to clients.
-    pub derp_map: DerpMap,
-    /// Global resolvers.
-    pub resolvers: Vec<Resolver>,
-    /// Split DNS: suffix to resolvers.
-    pub split: std::collections::BTreeMap<String, Vec<Resolver>>,
-    /// Further search domains.
-    pub search: Vec<String>,
-    /// Extra records.
-    pub extra_records: Vec<DnsRecord>,
-    /// Off leaves names alone.
-    pub magic_dns: bool,
-    /// How long a login lasts; `None` is for ever. Tagged nodes never expire.
-    pub key_expiry: Option<Duration>,
-    /// How long an ephemeral node may be away.
-    pub ephemeral_timeout: Duration,
-    /// Addresses are taken from here (default 100.64.0.0/10).
-    pub ipv4_pool: ipnet::Ipv4Net,
-}
-
-/// Figures for `/metrics` and `tsd status`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct ControlStats {
-    /// Nodes in all.
-    pub nodes: usize,
-    /// With an open map stream.
-    pub online: usize,
-    /// Users in all.
-    pub users: usize,
-    /// Waiting logins.
-    pub logins: usize,
-    /// Version of the policy in force; 0 is the default.
-    pub policy_version: u64,
+struct Inner {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<owner::Command>,
+    stop: watch::Sender<bool>,
+    tasks: parking_lot::Mutex<JoinSet<()>>,
+    owner: parking_lot::Mutex<Option<tokio::task::JoinHandle<()>>>,
+    noise_key: MachinePrivate,
+    /// First maps built at the same time at most: one per processor.
+    maps: Semaphore,
+    connections: Arc<Semaphore>,
 }
 
 /// A handle to the running coordination server; clones share it.
 #[derive(Clone)]
 pub struct Control {
-    _inner: Arc<()>,
+    inner: Arc<Inner>,
 }
 
 impl Control {
@@ -239,55 +56,144 @@ impl Control {
     /// # Errors
     /// When the database is unreadable, newer than we are, or in use; the text says what to do.
     pub async fn start(
-        _state_dir: &std::path::Path,
-        _noise_key: MachinePrivate,
-        _settings: Settings,
+        state_dir: &std::path::Path,
+        noise_key: MachinePrivate,
+        settings: Settings,
     ) -> anyhow::Result<Self> {
-        todo!()
+        let dir = state_dir.to_owned();
+        let (store, stored) = tokio::task::spawn_blocking(move || Store::open(&dir))
+            .await
+            .context("opening the database")??;
+        let now = Now::read();
+        let (version, parsed) = match stored.policy.clone() {
+            Some(version) => {
+                let parsed = Policy::parse(&version.text).map_err(|faults| {
+                    let first = faults.first().map(|f| format!("{}:{}: {}", f.line, f.column, f.message));
+                    anyhow::anyhow!(
+                        "the stored policy (version {}) cannot be read by this program: {}; start the tsd that stored it",
+                        version.version,
+                        first.unwrap_or_default()
+                    )
+                })?;
+                (version, parsed)
+            }
+            None => (
+                PolicyVersion {
+                    version: 0,
+                    text: policy::DEFAULT_TEXT.to_owned(),
+                    author: "default".into(),
+                    created: now.wall,
+                },
+                Policy::hosted_default(),
+            ),
+        };
+        let net = Tailnet::new(stored, parsed, version, settings, now);
+        let shared = Arc::new(Shared {
+            net: ArcSwap::from_pointee(net),
+            hub: Arc::new(Hub::default()),
+            store,
+            hook: parking_lot::RwLock::new(None),
+            logins: watch::Sender::new(0),
+        });
+        let (commands, queue) = mpsc::channel(owner::QUEUE);
+        let stop = watch::Sender::new(false);
+        let owner = Owner {
+            shared: Arc::clone(&shared),
+            commands: queue,
+            rng: Rng::from_os(),
+            started: now,
+            lagging: BTreeSet::new(),
+        };
+        let owner = tokio::spawn(owner.run(stop.subscribe()));
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                shared,
+                commands,
+                stop,
+                tasks: parking_lot::Mutex::new(JoinSet::new()),
+                owner: parking_lot::Mutex::new(Some(owner)),
+                noise_key,
+                maps: Semaphore::new(processors),
+                connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            }),
+        })
     }
 
     /// Called with every node key that lost its place (removed, expired, rotated): the relay closes it.
-    pub fn on_revoked(&self, _hook: Arc<dyn Fn(NodePublic) + Send + Sync>) {
-        todo!()
+    pub fn on_revoked(&self, hook: Arc<dyn Fn(NodePublic) + Send + Sync>) {
+        let hook: RevokedHook = hook;
+        *self.inner.shared.hook.write() = Some(hook);
     }
 
     /// Whether a node key belongs to a live node: relay admission. Answers from memory.
     #[must_use]
-    pub fn knows_node(&self, _key: &NodePublic) -> bool {
-        todo!()
+    pub fn knows_node(&self, key: &NodePublic) -> bool {
+        let net = self.net();
+        net.by_key(key)
+            .is_some_and(|n| !n.expired(Now::read().wall))
     }
 
     /// Replaces the settings and tells clients what changed.
     ///
     /// # Errors
     /// When the owner task is gone.
-    pub async fn reload(&self, _settings: Settings) -> Result<(), AdminError> {
-        todo!()
+    pub async fn reload(&self, settings: Settings) -> Result<(), AdminError> {
+        self.run(move |draft| {
+            draft.net.settings = Arc::new(settings);
+            draft.change.settings = true;
+            Ok(())
+        })
+        .await
     }
 
     /// Says stop: ends streams, flushes everything lagging, closes the database.
     pub async fn shutdown(&self) {
-        todo!()
+        self.inner.stop.send_replace(true);
+        let mut tasks = std::mem::take(&mut *self.inner.tasks.lock());
+        let ended = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_CALL, ended).await.is_err() {
+            tracing::warn!(left = tasks.len(), "connections did not end in time; they are cut");
+            tasks.shutdown().await;
+        }
+        let owner = self.inner.owner.lock().take();
+        if let Some(owner) = owner
+            && let Err(error) = owner.await
+        {
+            tracing::error!(%error, "the owner of the state ended badly");
+        }
+        let shared = Arc::clone(&self.inner.shared);
+        if let Err(error) = tokio::task::spawn_blocking(move || shared.store.close()).await {
+            tracing::error!(%error, "closing the database");
+        }
     }
 
     /// Figures.
     #[must_use]
     pub fn stats(&self) -> ControlStats {
-        todo!()
+        views::stats(&self.net())
     }
 
     /// All users in order of id.
     #[must_use]
     pub fn users(&self) -> Vec<UserView> {
-        todo!()
+        let net = self.net();
+        net.users.values().map(|u| views::user(&net, u)).collect()
     }
 
     /// Makes a user.
     ///
     /// # Errors
     /// When the name is taken or no login name.
-    pub async fn create_user(&self, _by: &Actor, _name: &str) -> Result<UserView, AdminError> {
-        todo!()
+    pub async fn create_user(&self, by: &Actor, name: &str) -> Result<UserView, AdminError> {
+        let name = name.to_owned();
+        let by = by.clone();
+        self.run(move |draft| {
+            let done = admin::create_user(draft, &name)?;
+            tracing::info!(by = %by.0, user = %done.id, "create user");
+            Ok(done)
+        })
+        .await
     }
 
     /// Renames a user (`user` is an id or a name).
@@ -296,25 +202,42 @@ impl Control {
     /// When there is no such user or the name is taken.
     pub async fn rename_user(
         &self,
-        _by: &Actor,
-        _user: &str,
-        _name: &str,
+        by: &Actor,
+        user: &str,
+        name: &str,
     ) -> Result<UserView, AdminError> {
-        todo!()
+        let user = user.to_owned();
+        let name = name.to_owned();
+        let by = by.clone();
+        self.run(move |draft| {
+            let done = admin::rename_user(draft, &user, &name)?;
+            tracing::info!(by = %by.0, user = %done.id, "rename user");
+            Ok(done)
+        })
+        .await
     }
 
     /// Deletes a user without devices; their keys are revoked.
     ///
     /// # Errors
     /// When there is no such user or devices are left.
-    pub async fn delete_user(&self, _by: &Actor, _user: &str) -> Result<UserView, AdminError> {
-        todo!()
+    pub async fn delete_user(&self, by: &Actor, user: &str) -> Result<UserView, AdminError> {
+        let user = user.to_owned();
+        let by = by.clone();
+        self.run(move |draft| {
+            let done = admin::delete_user(draft, &user)?;
+            tracing::info!(by = %by.0, user = %done.id, "delete user");
+            Ok(done)
+        })
+        .await
     }
 
     /// All pre-auth keys, newest first.
     #[must_use]
     pub fn auth_keys(&self) -> Vec<AuthKeyView> {
-        todo!()
+        let (net, now) = (self.net(), Now::read().wall);
+        let keys = net.keys.values().rev();
+        keys.map(|k| views::auth_key(&net, k, now)).collect()
     }
 
     /// Makes a pre-auth key.
@@ -323,10 +246,16 @@ impl Control {
     /// When there is no such user, a tag is not declared, or the lifetime is out of range.
     pub async fn create_auth_key(
         &self,
-        _by: &Actor,
-        _request: NewAuthKeyRequest,
+        by: &Actor,
+        request: NewAuthKeyRequest,
     ) -> Result<NewAuthKey, AdminError> {
-        todo!()
+        let by = by.clone();
+        self.run(move |draft| {
+            let done = admin::create_auth_key(draft, request)?;
+            tracing::info!(by = %by.0, key = %done.view.id, "create auth key");
+            Ok(done)
+        })
+        .await
     }
 
     /// Revokes a key by id or by its full text; its nodes stay.
@@ -335,24 +264,37 @@ impl Control {
     /// When there is no such key.
     pub async fn revoke_auth_key(
         &self,
-        _by: &Actor,
-        _key: &str,
+        by: &Actor,
+        key: &str,
     ) -> Result<AuthKeyView, AdminError> {
-        todo!()
+        let key = key.to_owned();
+        let by = by.clone();
+        self.run(move |draft| {
+            let done = admin::revoke_auth_key(draft, &key)?;
+            tracing::info!(by = %by.0, key = %done.id, "revoke auth key");
+            Ok(done)
+        })
+        .await
     }
 
     /// All nodes in order of id.
     #[must_use]
     pub fn nodes(&self) -> Vec<NodeView> {
-        todo!()
+        let (net, now) = (self.net(), Now::read().wall);
+        net.nodes
+            .values()
+            .map(|n| views::node(&net, n, now))
+            .collect()
     }
 
     /// One node by id, label, full name or address.
     ///
     /// # Errors
     /// When there is none.
-    pub fn node(&self, _node: &str) -> Result<NodeView, AdminError> {
-        todo!()
+    pub fn node(&self, node: &str) -> Result<NodeView, AdminError> {
+        let net = self.net();
+        let node = views::find_node(&net, node)?;
+        Ok(views::node(&net, &node, Now::read().wall))
     }
 
     /// Gives a node a name.
@@ -361,11 +303,19 @@ impl Control {
     /// When there is no such node, the name is no label, or taken.
     pub async fn rename_node(
         &self,
-        _by: &Actor,
-        _node: &str,
-        _name: &str,
+        by: &Actor,
+        node: &str,
+        name: &str,
     ) -> Result<NodeView, AdminError> {
-        todo!()
+        let node = node.to_owned();
+        let name = name.to_owned();
+        let by = by.clone();
+        self.run(move |draft| {
+            let done = admin::rename_node(draft, &node, &name)?;
+            tracing::info!(by = %by.0, node = %done.id, "rename node");
+            Ok(done)
+        })
+        .await
     }
 
     /// Replaces a node's tags; no tags gives it back to the user who made it, if there is one.
@@ -374,27 +324,49 @@ impl Control {
     /// When there is no such node or a tag is not declared in the policy.
     pub async fn tag_node(
         &self,
-        _by: &Actor,
-        _node: &str,
-        _tags: &[Tag],
+        by: &Actor,
+        node: &str,
+        tags: &[Tag],
     ) -> Result<NodeView, AdminError> {
-        todo!()
+        let node = node.to_owned();
+        let tags = tags.to_vec();
+        let by = by.clone();
+        self.run(move |draft| {
+            let done = admin::tag_node(draft, &node, &tags)?;
+            tracing::info!(by = %by.0, node = %done.id, "tag node");
+            Ok(done)
+        })
+        .await
     }
 
     /// Expires a node's key now.
     ///
     /// # Errors
     /// When there is no such node.
-    pub async fn expire_node(&self, _by: &Actor, _node: &str) -> Result<NodeView, AdminError> {
-        todo!()
+    pub async fn expire_node(&self, by: &Actor, node: &str) -> Result<NodeView, AdminError> {
+        let node = node.to_owned();
+        let by = by.clone();
+        self.run(move |draft| {
+            let done = admin::expire_node(draft, &node)?;
+            tracing::info!(by = %by.0, node = %done.id, "expire node");
+            Ok(done)
+        })
+        .await
     }
 
     /// Removes a node for good.
     ///
     /// # Errors
     /// When there is no such node.
-    pub async fn delete_node(&self, _by: &Actor, _node: &str) -> Result<NodeView, AdminError> {
-        todo!()
+    pub async fn delete_node(&self, by: &Actor, node: &str) -> Result<NodeView, AdminError> {
+        let node = node.to_owned();
+        let by = by.clone();
+        self.run(move |draft| {
+            let done = admin::delete_node(draft, &node)?;
+            tracing::info!(by = %by.0, node = %done.id, "delete node");
+            Ok(done)
+        })
+        .await
     }
 
     /// Sets the approved routes (`None` approves all it offers now).
@@ -403,17 +375,33 @@ impl Control {
     /// When there is no such node.
     pub async fn approve_routes(
         &self,
-        _by: &Actor,
-        _node: &str,
-        _routes: Option<&[IpNet]>,
+        by: &Actor,
+        node: &str,
+        routes: Option<&[IpNet]>,
     ) -> Result<NodeView, AdminError> {
-        todo!()
+        let node = node.to_owned();
+        let routes = routes.map(<[IpNet]>::to_vec);
+        let by = by.clone();
+        self.run(move |draft| {
+            let done = admin::approve_routes(draft, &node, routes.as_deref())?;
+            tracing::info!(by = %by.0, node = %done.id, "approve routes");
+            Ok(done)
+        })
+        .await
     }
 
     /// Waiting logins, oldest first.
     #[must_use]
     pub fn logins(&self) -> Vec<LoginView> {
-        todo!()
+        let (net, now) = (self.net(), Now::read().wall);
+        let mut logins: Vec<LoginView> = net
+            .logins
+            .values()
+            .filter(|l| l.expires > now)
+            .map(|l| views::login(l))
+            .collect();
+        logins.sort_by_key(|l| l.created);
+        logins
     }
 
     /// Lets a waiting login in as `user` (a name; created is the only user when `None`).
@@ -422,25 +410,40 @@ impl Control {
     /// When it is gone or there is no such user.
     pub async fn approve_login(
         &self,
-        _by: &Actor,
-        _id: &str,
-        _user: Option<&str>,
+        by: &Actor,
+        id: &str,
+        user: Option<&str>,
     ) -> Result<NodeView, AdminError> {
-        todo!()
+        let id = id.to_owned();
+        let user = user.map(str::to_owned);
+        let by = by.clone();
+        self.run(move |draft| {
+            let done = admin::approve_login(draft, &id, user.as_deref())?;
+            tracing::info!(by = %by.0, node = %done.id, "approve login");
+            Ok(done)
+        })
+        .await
     }
 
     /// Turns a waiting login away.
     ///
     /// # Errors
     /// When it is gone.
-    pub async fn reject_login(&self, _by: &Actor, _id: &str) -> Result<LoginView, AdminError> {
-        todo!()
+    pub async fn reject_login(&self, by: &Actor, id: &str) -> Result<LoginView, AdminError> {
+        let id = id.to_owned();
+        let by = by.clone();
+        self.run(move |draft| {
+            let done = admin::reject_login(draft, &id)?;
+            tracing::info!(by = %by.0, "reject login");
+            Ok(done)
+        })
+        .await
     }
 
     /// The policy in force: its text (a commented default when none was stored) and number.
     #[must_use]
     pub fn policy(&self) -> PolicyVersion {
-        todo!()
+        PolicyVersion::clone(&self.net().policy_version)
     }
 
     /// All stored policies, newest first.
@@ -448,15 +451,24 @@ impl Control {
     /// # Errors
     /// When the database cannot be read.
     pub async fn policy_history(&self) -> Result<Vec<PolicyVersion>, AdminError> {
-        todo!()
+        let all = self.inner.shared.store.policies().await;
+        all.map_err(|e| AdminError::Internal(e.to_string()))
     }
 
     /// Checks a text against the live tailnet; changes nothing.
     ///
     /// # Errors
     /// [`AdminError::Policy`] with all faults.
-    pub async fn check_policy(&self, _text: &str) -> Result<PolicyOutcome, AdminError> {
-        todo!()
+    pub async fn check_policy(&self, text: &str) -> Result<PolicyOutcome, AdminError> {
+        let net = self.net();
+        let text = text.to_owned();
+        let checked = tokio::task::spawn_blocking(move || {
+            let parsed = policy::parse(&text)?;
+            Ok(policy::check(&net, &parsed))
+        });
+        checked
+            .await
+            .unwrap_or_else(|e| Err(AdminError::Internal(e.to_string())))
     }
 
     /// Stores a text and applies it to connected clients. `expect` is the version the editor started
@@ -466,12 +478,19 @@ impl Control {
     /// Faults, a lost race, or [`AdminError::NeedsConfirmation`] without `confirmed`.
     pub async fn set_policy(
         &self,
-        _by: &Actor,
-        _text: &str,
-        _confirmed: bool,
-        _expect: Option<u64>,
+        by: &Actor,
+        text: &str,
+        confirmed: bool,
+        expect: Option<u64>,
     ) -> Result<PolicyOutcome, AdminError> {
-        todo!()
+        let parsed = policy::parse(text)?;
+        let (by, text) = (by.0.clone(), text.to_owned());
+        self.run(move |draft| {
+            let outcome = policy::set(draft, &by, text, parsed, confirmed, expect)?;
+            tracing::info!(%by, version = outcome.version, "policy stored");
+            Ok(outcome)
+        })
+        .await
     }
 
     /// A small durable table for the console's sessions and one-time tokens: stores `value` under
@@ -481,20 +500,24 @@ impl Control {
     /// When the disk fails.
     pub async fn put_secret(
         &self,
-        _kind: &str,
-        _hash: [u8; 32],
-        _value: &str,
-        _expires: DateTime<Utc>,
+        kind: &str,
+        hash: [u8; 32],
+        value: &str,
+        expires: DateTime<Utc>,
     ) -> Result<(), AdminError> {
-        todo!()
+        let store = &self.inner.shared.store;
+        let done = store.put_secret(kind, hash, value, expires, Now::read().wall);
+        done.await.map_err(|e| AdminError::Internal(e.to_string()))
     }
 
     /// Looks a secret up; `None` when unknown or lapsed.
     ///
     /// # Errors
     /// When the disk fails.
-    pub async fn secret(&self, _kind: &str, _hash: [u8; 32]) -> Result<Option<String>, AdminError> {
-        todo!()
+    pub async fn secret(&self, kind: &str, hash: [u8; 32]) -> Result<Option<String>, AdminError> {
+        let store = &self.inner.shared.store;
+        let found = store.secret(kind, hash, false, Now::read().wall);
+        found.await.map_err(|e| AdminError::Internal(e.to_string()))
     }
 
     /// Takes a secret out: of two callers exactly one gets it.
@@ -503,9 +526,65 @@ impl Control {
     /// When the disk fails.
     pub async fn take_secret(
         &self,
-        _kind: &str,
-        _hash: [u8; 32],
+        kind: &str,
+        hash: [u8; 32],
     ) -> Result<Option<String>, AdminError> {
-        todo!()
+        let store = &self.inner.shared.store;
+        let found = store.secret(kind, hash, true, Now::read().wall);
+        found.await.map_err(|e| AdminError::Internal(e.to_string()))
+    }
+}
+
+/// What the other shells of this room need of the handle.
+impl Control {
+    /// The state as published last.
+    pub(super) fn net(&self) -> Arc<Tailnet> {
+        self.inner.shared.net.load_full()
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
+    pub(super) fn noise_key(&self) -> &MachinePrivate {
+        &self.inner.noise_key
+    }
+
+    pub(super) fn maps(&self) -> &Semaphore {
+        &self.inner.maps
+    }
+
+    pub(super) fn stopping(&self) -> watch::Receiver<bool> {
+        self.inner.stop.subscribe()
+    }
+
+    /// Runs `operation` in the owner's next round and returns when its rows are on disk.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&mut Draft) -> Result<T, AdminError> + Send + 'static,
+    ) -> Result<T, AdminError> {
+        let (tell, told) = oneshot::channel();
+        let command: owner::Command = Box::new(move |draft| {
+            let result = operation(draft);
+            Box::new(move |fate| {
+                // A caller that gave up needs no answer.
+                let _ = tell.send(fate.map_err(AdminError::Internal).and(result));
+            })
+        });
+        let gone = || AdminError::Internal("the server is stopping; nothing was changed".into());
+        self.inner.commands.send(command).await.map_err(|_| gone())?;
+        told.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Starts a task that ends with the server; `None` when there are too many.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Option<()> {
+        let permit = Arc::clone(&self.inner.connections).try_acquire_owned().ok()?;
+        let mut tasks = self.inner.tasks.lock();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(async move {
+            task.await;
+            drop(permit);
+        });
+        Some(())
     }
 }

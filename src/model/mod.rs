@@ -2,6 +2,8 @@
 //! absence is `Option`, never a wire zero; a half-registered machine is a [`PendingLogin`], not a
 //! [`Node`].
 
+pub mod rows;
+
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -154,6 +156,8 @@ pub struct Node {
     pub renamed: bool,
     /// Whose it is.
     pub owner: Owner,
+    /// Who brought it in: gets it back when its tags are taken off. Unknown when that user is gone.
+    pub made_by: Option<UserId>,
     /// IPv4 from 100.64.0.0/10.
     pub ipv4: Ipv4Addr,
     /// IPv6 from fd7a:115c:a1e0::/48.

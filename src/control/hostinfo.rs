@@ -1,0 +1,138 @@
+//! Hostile self-descriptions made safe: everything a node says is cut to size before it is kept, and
+//! what peers are shown of it is chosen, not copied (RELIABILITY rows 21 to 23).
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::wire::{Hostinfo, Service};
+
+const MAX_TEXT: usize = 256;
+const MAX_SERVICES: usize = 64;
+const MAX_TAGS: usize = 32;
+const MAX_ROUTES: usize = 512;
+const MAX_SSH_KEYS: usize = 16;
+const MAX_SSH_KEY: usize = 2048;
+const MAX_LATENCIES: usize = 1024;
+const MAX_ENDPOINTS: usize = 64;
+
+fn cut(text: &mut String, max: usize) {
+    if text.len() > max {
+        let mut end = max;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+    }
+}
+
+/// Cuts everything to size. Fields that nobody reads are not kept.
+#[must_use]
+pub fn bounded(mut info: Hostinfo) -> Hostinfo {
+    info.rest.clear();
+    for text in [
+        &mut info.ipn_version,
+        &mut info.backend_log_id,
+        &mut info.os,
+        &mut info.os_version,
+        &mut info.distro,
+        &mut info.hostname,
+        &mut info.machine,
+    ] {
+        cut(text, MAX_TEXT);
+    }
+    info.services.truncate(MAX_SERVICES);
+    for service in &mut info.services {
+        cut(&mut service.proto, 32);
+        cut(&mut service.description, MAX_TEXT);
+    }
+    info.request_tags.truncate(MAX_TAGS);
+    for tag in &mut info.request_tags {
+        cut(tag, MAX_TEXT);
+    }
+    for route in &mut info.routable_ips {
+        *route = route.trunc();
+    }
+    info.routable_ips.sort();
+    info.routable_ips.dedup();
+    info.routable_ips.truncate(MAX_ROUTES);
+    info.ssh_host_keys.retain(|k| k.len() <= MAX_SSH_KEY);
+    info.ssh_host_keys.truncate(MAX_SSH_KEYS);
+    if let Some(net) = &mut info.net_info {
+        cut(&mut net.link_type, 32);
+        cut(&mut net.firewall_mode, 64);
+        if net.derp_latency.len() > MAX_LATENCIES {
+            net.derp_latency.clear();
+        }
+        net.derp_latency.retain(|name, _| name.len() <= 32);
+    }
+    info
+}
+
+/// Endpoints worth trying, at most 64.
+#[must_use]
+pub fn endpoints(given: &[SocketAddr]) -> Vec<SocketAddr> {
+    let usable = |e: &&SocketAddr| {
+        let ip = e.ip();
+        let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
+        e.port() != 0
+            && !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || broadcast)
+    };
+    let mut out: Vec<SocketAddr> = Vec::new();
+    for endpoint in given.iter().filter(usable) {
+        if out.len() >= MAX_ENDPOINTS {
+            break;
+        }
+        if !out.contains(endpoint) {
+            out.push(*endpoint);
+        }
+    }
+    out
+}
+
+/// What peers are shown (control.md 7.2): enough for names, Taildrop, exit-node DNS and SSH.
+#[must_use]
+pub fn for_peers(info: &Hostinfo) -> Hostinfo {
+    let peerapi = |s: &&Service| s.proto.starts_with("peerapi");
+    Hostinfo {
+        os: info.os.clone(),
+        hostname: info.hostname.clone(),
+        services: info.services.iter().filter(peerapi).cloned().collect(),
+        ssh_host_keys: info.ssh_host_keys.clone(),
+        ..Hostinfo::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_descriptions_are_cut_to_size() {
+        let info = Hostinfo {
+            hostname: "é".repeat(500),
+            services: vec![Service::default(); 1000],
+            request_tags: vec!["tag:a".into(); 1000],
+            routable_ips: vec!["10.0.0.1/8".parse().unwrap(); 3],
+            ..Hostinfo::default()
+        };
+        let out = bounded(info);
+        assert_eq!(out.hostname.len(), 256);
+        assert_eq!(out.services.len(), 64);
+        assert_eq!(out.request_tags.len(), 32);
+        assert_eq!(out.routable_ips, ["10.0.0.0/8".parse().unwrap()]);
+    }
+
+    #[test]
+    fn only_usable_endpoints_stay() {
+        let given: Vec<SocketAddr> = [
+            "127.0.0.1:1", "0.0.0.0:5", "224.0.0.1:5", "192.0.2.1:0", "[::1]:5", "192.0.2.1:7",
+            "192.0.2.1:7", "[2001:db8::1]:9",
+        ]
+        .iter()
+        .map(|t| t.parse().unwrap())
+        .collect();
+        let out = endpoints(&given);
+        assert_eq!(out.len(), 2);
+        let many: Vec<SocketAddr> = (1..=1000).map(|p| SocketAddr::from(([192, 0, 2, 1], p))).collect();
+        assert_eq!(endpoints(&many).len(), 64);
+    }
+}

@@ -1,0 +1,179 @@
+//! Who has a map stream open. Counted per node, never a flag: the end of an old stream may come after
+//! the start of a new one (trap 18). A stream holds a [`Guard`]; its drop is the one release.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::change::Change;
+use super::state::Tailnet;
+use crate::keys::NodeId;
+
+/// How long a node without stream still counts as online (control.md 10.4).
+const GRACE: Duration = Duration::from_secs(10);
+
+/// One stream's letter box: what changed since it last looked. One slot that merges, never a queue.
+#[derive(Default)]
+pub struct Slot {
+    change: Mutex<Change>,
+    replaced: std::sync::atomic::AtomicBool,
+    wake: Notify,
+}
+
+impl Slot {
+    /// Waits until there is something, and takes it. `None`: a newer stream took this one's place.
+    pub async fn next(&self) -> Option<Change> {
+        loop {
+            let wake = self.wake.notified();
+            if self.replaced.load(std::sync::atomic::Ordering::Acquire) {
+                return None;
+            }
+            let change = std::mem::take(&mut *self.change.lock());
+            if !change.is_empty() {
+                return Some(change);
+            }
+            wake.await;
+        }
+    }
+
+    /// Takes what is there now.
+    pub fn take(&self) -> Change {
+        std::mem::take(&mut *self.change.lock())
+    }
+
+    fn put(&self, change: &Change) {
+        self.change.lock().merge(change);
+        self.wake.notify_one();
+    }
+}
+
+struct Entry {
+    sessions: BTreeSet<u64>,
+    slot: Arc<Slot>,
+    /// When the grace ends, once no session is left.
+    until: Option<Instant>,
+}
+
+#[derive(Default)]
+struct Inner {
+    entries: HashMap<NodeId, Entry>,
+    next: u64,
+    dirty: BTreeSet<NodeId>,
+}
+
+/// All streams.
+#[derive(Default)]
+pub struct Hub {
+    inner: Mutex<Inner>,
+    /// Somebody came or went.
+    pub wake: Notify,
+}
+
+/// Holds a node's presence; released exactly once, by dropping it.
+pub struct Guard {
+    hub: Arc<Hub>,
+    node: NodeId,
+    session: u64,
+    slot: Arc<Slot>,
+    clock: fn() -> Instant,
+}
+
+impl Guard {
+    /// The letter box.
+    #[must_use]
+    pub fn slot(&self) -> &Arc<Slot> {
+        &self.slot
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let mut inner = self.hub.inner.lock();
+        if let Some(entry) = inner.entries.get_mut(&self.node) {
+            entry.sessions.remove(&self.session);
+            if entry.sessions.is_empty() {
+                entry.until = Some((self.clock)() + GRACE);
+            }
+        }
+        drop(inner);
+        self.hub.wake.notify_one();
+    }
+}
+
+impl Hub {
+    /// A stream begins; an older one of the same node is told to end.
+    pub fn connect(self: &Arc<Self>, node: NodeId, clock: fn() -> Instant) -> Guard {
+        let slot = Arc::new(Slot::default());
+        let mut inner = self.inner.lock();
+        inner.next += 1;
+        let session = inner.next;
+        inner.dirty.insert(node);
+        let entry = inner.entries.entry(node).or_insert_with(|| Entry {
+            sessions: BTreeSet::new(),
+            slot: Arc::clone(&slot),
+            until: None,
+        });
+        if !Arc::ptr_eq(&entry.slot, &slot) {
+            let old = std::mem::replace(&mut entry.slot, Arc::clone(&slot));
+            old.replaced
+                .store(true, std::sync::atomic::Ordering::Release);
+            old.wake.notify_one();
+        }
+        entry.sessions.insert(session);
+        entry.until = None;
+        drop(inner);
+        self.wake.notify_one();
+        Guard {
+            hub: Arc::clone(self),
+            node,
+            session,
+            slot,
+            clock,
+        }
+    }
+
+    /// Nodes whose presence may differ from what was published, with how it is now.
+    pub fn due(&self, now: Instant) -> Vec<(NodeId, bool)> {
+        let mut inner = self.inner.lock();
+        let mut out: Vec<(NodeId, bool)> = Vec::new();
+        for id in std::mem::take(&mut inner.dirty) {
+            out.push((id, inner.entries.contains_key(&id)));
+        }
+        inner.entries.retain(|id, entry| {
+            let gone = entry.until.is_some_and(|until| until <= now);
+            if gone {
+                out.push((*id, false));
+            }
+            !gone
+        });
+        out
+    }
+
+    /// Puts nodes back on the list of those to look at: their draft was dropped.
+    pub fn mark(&self, nodes: impl IntoIterator<Item = NodeId>) {
+        self.inner.lock().dirty.extend(nodes);
+    }
+
+    /// Leaves word of `change` with every stream it may concern.
+    pub fn announce(&self, net: &Tailnet, change: &Change) {
+        if change.is_empty() {
+            return;
+        }
+        let inner = self.inner.lock();
+        let everyone = change.access || change.settings;
+        for (id, entry) in &inner.entries {
+            if entry.sessions.is_empty() {
+                continue;
+            }
+            let concerns = |node: &NodeId| {
+                node == id || !net.nodes.contains_key(node) || net.compiled.visible(*id, *node)
+            };
+            if everyone || change.nodes.iter().any(concerns) {
+                entry.slot.put(change);
+            }
+        }
+    }
+}

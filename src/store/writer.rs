@@ -1,0 +1,151 @@
+//! The one thread that writes. It takes everything that is queued into one transaction, commits, and
+//! only then acknowledges: a thousand registrations cost one fsync. Each job has its own savepoint, so
+//! a job that breaks a constraint fails alone.
+
+use rusqlite::{Connection, OptionalExtension, Result, params};
+use tokio::sync::mpsc;
+
+use super::open::{Opened, classify};
+use super::{Ack, Job, Secret, StoreError, load, rows};
+
+/// Jobs in one transaction at most; bounds how long the first one waits.
+const GROUP: usize = 512;
+
+/// What is told once the fate of the transaction is known.
+type Tell = Box<dyn FnOnce(Option<&StoreError>)>;
+
+/// Runs until all senders are gone.
+pub(super) fn run(opened: Opened, mut jobs: mpsc::Receiver<Job>) {
+    let Opened { conn, file, _lock } = opened;
+    conn.set_prepared_statement_cache_capacity(32);
+    while let Some(first) = jobs.blocking_recv() {
+        let mut group = vec![first];
+        while group.len() < GROUP
+            && let Ok(job) = jobs.try_recv()
+        {
+            group.push(job);
+        }
+        let mut tells: Vec<Tell> = Vec::with_capacity(group.len());
+        let verdict = transaction(&conn, group, &file, &mut tells)
+            .map_err(|error| classify(&file, &error));
+        if let Err(error) = &verdict {
+            tracing::error!(%error, jobs = tells.len(), "a transaction failed");
+        }
+        for tell in tells {
+            tell(verdict.as_ref().err());
+        }
+    }
+    // Closing checkpoints the WAL; the lock goes after it.
+    if let Err((_, error)) = conn.close() {
+        tracing::error!(%error, "closing the database");
+    }
+    drop(_lock);
+}
+
+fn transaction(
+    conn: &Connection,
+    group: Vec<Job>,
+    file: &std::path::Path,
+    tells: &mut Vec<Tell>,
+) -> Result<()> {
+    let begun = conn.execute_batch("BEGIN IMMEDIATE");
+    for job in group {
+        // Without a transaction nothing is tried, but everybody still hears of it.
+        if begun.is_ok() {
+            tells.push(perform(conn, job, file));
+        } else {
+            tells.push(refuse(job));
+        }
+    }
+    begun?;
+    let done = conn.execute_batch("COMMIT");
+    if done.is_err() && !conn.is_autocommit() {
+        let _ = conn.execute_batch("ROLLBACK");
+    }
+    done
+}
+
+fn teller<T: 'static>(ack: Ack<T>, result: std::result::Result<T, StoreError>) -> Tell {
+    Box::new(move |failed| {
+        // A receiver that gave up is no fault of ours.
+        let _ = ack.send(failed.map_or(result, |e| Err(e.clone())));
+    })
+}
+
+fn refuse(job: Job) -> Tell {
+    match job {
+        Job::Commit(_, ack) | Job::PutSecret(_, ack) => teller(ack, Err(StoreError::Closed)),
+        Job::Secret { ack, .. } => teller(ack, Err(StoreError::Closed)),
+        Job::History(ack) => teller(ack, Err(StoreError::Closed)),
+    }
+}
+
+fn perform(conn: &Connection, job: Job, file: &std::path::Path) -> Tell {
+    let bad = |e: rusqlite::Error| classify(file, &e);
+    match job {
+        Job::Commit(writes, ack) => {
+            let result = alone(conn, |c| writes.iter().try_for_each(|w| rows::apply(c, w)));
+            teller(ack, result.map_err(bad))
+        }
+        Job::PutSecret(secret, ack) => {
+            teller(ack, alone(conn, |c| put_secret(c, &secret)).map_err(bad))
+        }
+        Job::Secret {
+            kind,
+            hash,
+            now,
+            take,
+            ack,
+        } => {
+            let result = alone(conn, |c| {
+                let found: Option<String> = c
+                    .prepare_cached(
+                        "SELECT value FROM secrets WHERE kind = ?1 AND hash = ?2 AND expires > ?3",
+                    )?
+                    .query_row(params![kind, hash, rows::micros(now)], |r| r.get(0))
+                    .optional()?;
+                if take && found.is_some() {
+                    c.prepare_cached("DELETE FROM secrets WHERE kind = ?1 AND hash = ?2")?
+                        .execute(params![kind, hash])?;
+                }
+                Ok(found)
+            });
+            teller(ack, result.map_err(bad))
+        }
+        Job::History(ack) => teller(ack, load::history(conn, 10_000).map_err(bad)),
+    }
+}
+
+/// Runs `work` in a savepoint: its failure leaves the jobs beside it alone.
+fn alone<T>(conn: &Connection, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+    if conn.is_autocommit() {
+        // An earlier job hit an error (a full disk) at which SQLite rolls everything back by itself;
+        // a savepoint now would be a transaction of its own and outlive the failure.
+        return Err(rusqlite::Error::InvalidQuery);
+    }
+    conn.execute_batch("SAVEPOINT job")?;
+    let result = work(conn);
+    if result.is_err() && !conn.is_autocommit() {
+        conn.execute_batch("ROLLBACK TO job")?;
+    }
+    if !conn.is_autocommit() {
+        conn.execute_batch("RELEASE job")?;
+    }
+    result
+}
+
+fn put_secret(conn: &Connection, secret: &Secret) -> Result<()> {
+    conn.prepare_cached("DELETE FROM secrets WHERE expires <= ?1")?
+        .execute([rows::micros(secret.now)])?;
+    conn.prepare_cached(
+        "INSERT INTO secrets (kind, hash, value, expires) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT(kind, hash) DO UPDATE SET value = excluded.value, expires = excluded.expires",
+    )?
+    .execute(params![
+        secret.kind,
+        secret.hash,
+        secret.value,
+        rows::micros(secret.expires)
+    ])?;
+    Ok(())
+}
