@@ -24,36 +24,36 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A way to the server.
 #[derive(Debug, Clone)]
-pub struct Client {
+pub(super) struct Client {
     socket: PathBuf,
 }
 
 impl Client {
     /// For the server on this state directory.
     #[must_use]
-    pub fn new(state_dir: &Path) -> Self {
+    pub(super) fn new(state_dir: &Path) -> Self {
         Self {
             socket: state_dir.join(SOCKET_NAME),
         }
     }
 
     /// Whether a server answers.
-    pub async fn reachable(&self) -> bool {
+    pub(super) async fn reachable(&self) -> bool {
         UnixStream::connect(&self.socket).await.is_ok()
     }
 
     /// Reads.
-    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.call::<(), T>(Method::GET, path, None).await
     }
 
     /// Does something without further words.
-    pub async fn act<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, Failure> {
+    pub(super) async fn act<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, Failure> {
         self.call::<(), T>(method, path, None).await
     }
 
     /// Does something.
-    pub async fn send<B: Serialize, T: DeserializeOwned>(&self, method: Method, path: &str, body: &B) -> Result<T, Failure> {
+    pub(super) async fn send<B: Serialize, T: DeserializeOwned>(&self, method: Method, path: &str, body: &B) -> Result<T, Failure> {
         self.call(method, path, Some(body)).await
     }
 
@@ -123,6 +123,6 @@ fn decode<T: DeserializeOwned>(status: StatusCode, bytes: &[u8]) -> Result<T, Fa
 
 /// A path with `arg` as one segment.
 #[must_use]
-pub fn path(before: &str, arg: &str, after: &str) -> String {
+pub(super) fn path(before: &str, arg: &str, after: &str) -> String {
     format!("{before}/{}{after}", utf8_percent_encode(arg, NON_ALPHANUMERIC))
 }

@@ -6,7 +6,7 @@ use crate::api::types::ErrorBody;
 
 /// Why a command did not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Failure {
+pub(super) enum Failure {
     /// Yours to mend.
     User(String),
     /// Ours.
@@ -20,13 +20,13 @@ pub enum Failure {
 impl Failure {
     /// 1 for the user's, 2 for ours; a closed pipe is success.
     #[must_use]
-    pub fn exit_code(&self) -> ExitCode {
+    pub(super) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.status())
     }
 
     /// The exit status as a number.
     #[must_use]
-    pub fn status(&self) -> u8 {
+    pub(super) fn status(&self) -> u8 {
         match self {
             Self::Pipe => 0,
             Self::User(_) => 1,
@@ -37,7 +37,7 @@ impl Failure {
 
     /// What to say; empty for a closed pipe.
     #[must_use]
-    pub fn text(&self) -> &str {
+    pub(super) fn text(&self) -> &str {
         match self {
             Self::User(text) | Self::Ours(text) => text,
             Self::Refused(body) => &body.error,

@@ -10,19 +10,19 @@ use super::exit::Failure;
 
 /// Writes in the form that was asked for.
 #[derive(Debug, Clone, Copy)]
-pub struct Printer {
+pub(super) struct Printer {
     json: bool,
 }
 
 impl Printer {
     /// JSON or text.
     #[must_use]
-    pub const fn new(json: bool) -> Self {
+    pub(super) const fn new(json: bool) -> Self {
         Self { json }
     }
 
     /// Data: the value as JSON, or its text.
-    pub fn data<T: Serialize>(&self, value: &T, text: impl FnOnce() -> String) -> Result<(), Failure> {
+    pub(super) fn data<T: Serialize>(&self, value: &T, text: impl FnOnce() -> String) -> Result<(), Failure> {
         let out = if self.json {
             serde_json::to_string_pretty(value).map_err(|e| Failure::Ours(format!("cannot write JSON: {e}")))?
         } else {
@@ -41,13 +41,13 @@ impl Printer {
     }
 
     /// Talk, one line.
-    pub fn say(&self, text: &str) {
+    pub(super) fn say(&self, text: &str) {
         // Nowhere to complain when stderr is gone.
         let _ = writeln!(std::io::stderr().lock(), "{}", plain_lines(text));
     }
 
     /// Says why a command failed.
-    pub fn failure(&self, failure: &Failure) {
+    pub(super) fn failure(&self, failure: &Failure) {
         if !failure.text().is_empty() {
             self.say(failure.text());
         }
@@ -56,7 +56,7 @@ impl Printer {
 
 /// Text without what a terminal would obey or what hides the order of letters.
 #[must_use]
-pub fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if tame(c) { c } else { '\u{fffd}' }).collect()
 }
 
@@ -71,7 +71,7 @@ fn tame(c: char) -> bool {
 
 /// An aligned table; columns are two spaces apart, the last is not padded.
 #[must_use]
-pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| plain(cell)).collect()).collect();
     let width = |column: usize, title: &str| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
@@ -91,7 +91,7 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 
 /// Names and values below each other.
 #[must_use]
-pub fn facts(rows: &[(&str, String)]) -> String {
+pub(super) fn facts(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     rows.iter()
         .map(|(name, value)| format!("{}\n", format!("{name:width$}  {}", plain(value)).trim_end()))
@@ -100,13 +100,13 @@ pub fn facts(rows: &[(&str, String)]) -> String {
 
 /// A moment for people; a dash for none.
 #[must_use]
-pub fn moment(at: Option<DateTime<Utc>>) -> String {
+pub(super) fn moment(at: Option<DateTime<Utc>>) -> String {
     at.map_or_else(|| "-".to_owned(), |at| at.format("%Y-%m-%d %H:%M:%S UTC").to_string())
 }
 
 /// A list for people; a dash for none.
 #[must_use]
-pub fn list(items: &[String]) -> String {
+pub(super) fn list(items: &[String]) -> String {
     if items.is_empty() { "-".to_owned() } else { items.join(",") }
 }
 

@@ -140,24 +140,19 @@ fn meta(relay: &DerpPublic, now: Now) -> anyhow::Result<CertificateDer<'static>>
 
 /// Presents one identity, whatever name is asked for: stock clients dial addresses too.
 #[derive(Debug)]
-pub struct OneCertificate(arc_swap::ArcSwap<CertifiedKey>);
+pub struct OneCertificate(Arc<CertifiedKey>);
 
 impl OneCertificate {
     /// Starts with `certified`.
     #[must_use]
-    pub fn new(certified: Arc<CertifiedKey>) -> Self {
-        Self(arc_swap::ArcSwap::new(certified))
-    }
-
-    /// Presents another from now on.
-    pub fn replace(&self, certified: Arc<CertifiedKey>) {
-        self.0.store(certified);
+    pub const fn new(certified: Arc<CertifiedKey>) -> Self {
+        Self(certified)
     }
 }
 
 impl rustls::server::ResolvesServerCert for OneCertificate {
     fn resolve(&self, _hello: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load_full())
+        Some(Arc::clone(&self.0))
     }
 }
 

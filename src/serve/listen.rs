@@ -61,7 +61,7 @@ fn stream_socket(addr: SocketAddr) -> io::Result<Socket> {
 fn no_ipv6(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::EAFNOSUPPORT | nix::libc::EADDRNOTAVAIL)
+        Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
     )
 }
 
