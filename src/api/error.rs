@@ -1,0 +1,60 @@
+//! From an [`AdminError`] to status and JSON, in one place.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+
+use super::types::{Diff, ErrorBody, Fault};
+use crate::control::service::{AdminError, Control};
+
+/// An error on its way out, with what it needs to name nodes.
+pub struct ApiError {
+    status: StatusCode,
+    body: ErrorBody,
+}
+
+impl ApiError {
+    /// Translates; `control` gives nodes their names.
+    #[must_use]
+    pub fn new(error: AdminError, control: &Control) -> Self {
+        let mut body = ErrorBody {
+            error: error.to_string(),
+            ..ErrorBody::default()
+        };
+        let (status, code) = match error {
+            AdminError::NotFound(_) => (StatusCode::NOT_FOUND, "not-found"),
+            AdminError::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid"),
+            AdminError::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+            AdminError::Policy(faults) => {
+                body.faults = faults.into_iter().map(Fault::from).collect();
+                (StatusCode::UNPROCESSABLE_ENTITY, "policy")
+            }
+            AdminError::NeedsConfirmation(diff) => {
+                body.diff = Some(Diff::named(*diff, &control.nodes()));
+                (StatusCode::PRECONDITION_REQUIRED, "needs-confirmation")
+            }
+            AdminError::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        };
+        code.clone_into(&mut body.code);
+        Self { status, body }
+    }
+
+    /// A request that is wrong before it reaches the service.
+    #[must_use]
+    pub fn invalid(text: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            body: ErrorBody {
+                error: text.into(),
+                code: "invalid".to_owned(),
+                ..ErrorBody::default()
+            },
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}

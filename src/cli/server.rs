@@ -1,0 +1,51 @@
+//! `tsd serve`, `status`, `console link` and `version`.
+
+use http::Method;
+
+use super::client::Client;
+use super::exit::Failure;
+use super::printer::{Printer, facts};
+use crate::api::types::{Link, Status};
+use crate::config::ServeFlags;
+use crate::serve::{self, ServeError};
+
+pub(super) async fn serve(flags: ServeFlags, state_dir: Option<String>) -> Result<(), Failure> {
+    serve::run(flags, state_dir).await.map_err(|error| match error {
+        ServeError::Start(_) => Failure::User(error.to_string()),
+        ServeError::Broken(_) => Failure::Ours(error.to_string()),
+    })
+}
+
+pub(super) fn version(printer: &Printer) -> Result<(), Failure> {
+    let version = env!("CARGO_PKG_VERSION");
+    printer.data(&serde_json::json!({ "version": version }), || version.to_owned())
+}
+
+pub(super) async fn console_link(client: &Client, printer: &Printer) -> Result<(), Failure> {
+    let link: Link = client.act(Method::POST, "/v1/console/link").await?;
+    printer.say("the link signs in once");
+    printer.data(&link, || link.url.clone())
+}
+
+pub(super) async fn status(client: &Client, printer: &Printer) -> Result<(), Failure> {
+    let s: Status = client.get("/v1/status").await?;
+    for warning in &s.warnings {
+        printer.say(&format!("warning: {warning}"));
+    }
+    printer.data(&s, || {
+        facts(&[
+            ("Version", s.version.clone()),
+            ("Address", s.url.clone()),
+            ("Listeners", s.listeners.clone()),
+            ("State", s.state_dir.clone()),
+            ("Certificate", s.fingerprint.clone().unwrap_or_else(|| "-".to_owned())),
+            ("Running for", format!("{} s", s.uptime_seconds)),
+            ("Devices", format!("{} ({} online)", s.nodes, s.online)),
+            ("Users", s.users.to_string()),
+            ("Waiting logins", s.logins.to_string()),
+            ("Policy", s.policy_version.to_string()),
+            ("Relay", format!("{} connections, {} packets", s.derp_connections, s.derp_packets)),
+            ("STUN", format!("{} requests", s.stun_requests)),
+        ])
+    })
+}

@@ -1,0 +1,67 @@
+//! What may be typed where.
+
+use std::time::Duration;
+
+use clap::CommandFactory as _;
+
+use super::args::{Authkeys, Nodes, Policy};
+use super::*;
+
+fn parsed(line: &str) -> Cli {
+    Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"))
+}
+
+#[test]
+fn clap_finds_no_contradiction() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn global_flags_stand_in_any_position() {
+    for line in [
+        "tsd --state-dir /x --json users list",
+        "tsd users --state-dir /x --json list",
+        "tsd users list --state-dir /x --json",
+        "tsd nodes show a --json --state-dir=/x",
+        "tsd serve --listen off --state-dir /x --json",
+    ] {
+        let cli = parsed(line);
+        assert_eq!((cli.state_dir.as_deref(), cli.json), (Some("/x"), true), "{line}");
+    }
+}
+
+#[test]
+fn commands_are_read() {
+    let cli = parsed("tsd authkeys create --user u --reusable --tags a,tag:b --expires 2h");
+    let Command::Authkeys(Authkeys::Create(args)) = cli.command else { panic!() };
+    assert_eq!(args.tags, ["tag:a", "tag:b"]);
+    assert_eq!((args.expires, args.reusable, args.ephemeral), (Duration::from_secs(7200), true, false));
+    let cli = parsed("tsd nodes approve-routes n 10.0.0.0/8,10.1.0.0/16");
+    let Command::Nodes(Nodes::ApproveRoutes { routes, none, .. }) = cli.command else { panic!() };
+    assert_eq!((routes.len(), none), (2, false));
+    let cli = parsed("tsd policy set f --yes");
+    assert!(matches!(cli.command, Command::Policy(Policy::Set { yes: true, .. })));
+}
+
+#[test]
+fn mistakes_exit_with_one_and_help_with_nought() {
+    let exit = |line: &str| {
+        let words = line.split(' ').map(OsString::from);
+        format!("{:?}", parse(words).unwrap_err())
+    };
+    for line in ["tsd bogus", "tsd users", "tsd users create", "tsd authkeys create --user u --expires never"] {
+        assert_eq!(exit(line), format!("{:?}", ExitCode::from(1)), "{line}");
+    }
+    assert_eq!(exit("tsd --help"), format!("{:?}", ExitCode::SUCCESS));
+}
+
+#[tokio::test]
+async fn without_a_server_the_remedy_is_said() {
+    let temp = tempfile::tempdir().unwrap();
+    let client = Client::new(temp.path());
+    let failure = client.get::<Vec<crate::api::types::User>>("/v1/users").await.unwrap_err();
+    assert_eq!(failure.status(), 1);
+    let socket = temp.path().join("admin.sock");
+    let start = format!("no tsd server answers at {}; start it with `tsd serve`", socket.display());
+    assert!(failure.text().starts_with(&start), "{}", failure.text());
+}
