@@ -3,4 +3,14 @@
 //! `state_file`, `localapi`.
 
 pub mod control;
+pub mod core;
+pub mod derp;
+mod dns_forward;
 pub mod engine;
+pub mod linkmon;
+pub mod os;
+pub mod prefs;
+pub mod state_file;
+mod sys;
+pub mod tun;
+pub mod udp;
