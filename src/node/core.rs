@@ -125,7 +125,6 @@ impl CoreHandle {
 }
 
 /// What the owner is made from.
-#[derive(Debug)]
 pub struct CoreParts {
     /// The sockets.
     pub udp: Udp,
@@ -139,10 +138,11 @@ pub struct CoreParts {
     pub rng: Rng,
 }
 
-impl std::fmt::Debug for DialOptions {
+impl std::fmt::Debug for CoreParts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DialOptions")
-            .field("mark", &self.mark)
+        f.debug_struct("CoreParts")
+            .field("udp", &self.udp)
+            .field("tun", &self.tun)
             .finish_non_exhaustive()
     }
 }

@@ -27,7 +27,7 @@ const RETRY: Duration = Duration::from_secs(2);
 const MAX_RESOLVERS: usize = 8;
 
 /// The first good answer; `None` when there was none in time.
-pub async fn ask(
+pub(super) async fn ask(
     resolvers: Vec<SocketAddr>,
     query: Bytes,
     tcp: bool,
@@ -144,7 +144,7 @@ async fn by_tcp(to: SocketAddr, query: &[u8], mark: Option<u32>) -> io::Result<B
 }
 
 /// Addresses of every relay of the map whose address is not given in it.
-pub async fn resolve_relays(map: &DerpMap) -> BTreeMap<String, Vec<IpAddr>> {
+pub(super) async fn resolve_relays(map: &DerpMap) -> BTreeMap<String, Vec<IpAddr>> {
     let mut lookups = JoinSet::new();
     let nodes = map.regions.values().flat_map(|r| &r.nodes);
     for node in nodes.take(1024) {
