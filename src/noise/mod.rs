@@ -1,7 +1,12 @@
 //! The ts2021 channel (control.md 3.3, 3.4): Noise IK handshake, then records with big-endian nonces.
 //! `handshake` and `record` are pure; `stream` is the shell that makes an async byte stream of them.
 
+mod error;
+pub mod handshake;
+pub mod record;
 pub mod stream;
+
+pub use error::NoiseError;
 
 use crate::keys::MachinePublic;
 use crate::wire::CapVer;
