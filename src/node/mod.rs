@@ -3,4 +3,14 @@
 //! `state_file`, `localapi`.
 
 pub mod control;
+mod disco;
 pub mod engine;
+mod filter;
+mod magicsock;
+mod netcheck;
+mod netmap;
+mod outbox;
+mod packet;
+mod quad100;
+mod router;
+mod wg;

@@ -1,5 +1,10 @@
 //! The packet engine: netmap, packets and time in; packets, requests and events out. Owns its children
-//! and fixes the order of the stages (HOUSES.md 17); state that grows belongs to a child.
+//! and fixes the order of the stages (HOUSES.md 17); state that grows belongs to a child. Packets pass
+//! through `flow`, netmaps through `apply`, and `view` shows what is.
+
+mod apply;
+mod flow;
+mod view;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -8,9 +13,30 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
+use super::disco;
+use super::filter::Filter;
+use super::magicsock::Magicsock;
+use super::netcheck::{Finished, Netcheck};
+use super::netmap::Netmap;
+use super::outbox::{Ctx, Outbox};
+use super::quad100::Quad100;
+use super::router::Table;
+use super::wg::WireGuard;
 use crate::clock::{Now, Rng};
 use crate::keys::{DiscoPrivate, NodeId, NodePrivate, NodePublic, RegionId};
-use crate::wire::{MapResponse, NetInfo, Node, UserProfile};
+use crate::wire::{EndpointType, MapResponse, NetInfo, Node, UserProfile};
+
+/// The parts of the engine that every child needs, borrowed apart from the children.
+macro_rules! ctx {
+    ($engine:expr, $now:expr) => {
+        &mut Ctx {
+            now: $now,
+            rng: &mut $engine.rng,
+            out: &mut $engine.out,
+        }
+    };
+}
+use ctx;
 
 /// What a new engine is made from.
 #[derive(Debug)]
@@ -78,7 +104,7 @@ pub enum EngineEvent {
     /// The home region changed: note it to the relays and to control.
     HomeDerp(RegionId),
     /// Our endpoints changed: a lite update is due.
-    Endpoints(Vec<(SocketAddr, crate::wire::EndpointType)>),
+    Endpoints(Vec<(SocketAddr, EndpointType)>),
     /// A netcheck finished.
     NetInfo(Box<NetInfo>),
     /// A ping asked for by [`Engine::ping`] got its answer (one per pong) or timed out.
@@ -89,6 +115,8 @@ pub enum EngineEvent {
     DerpIdle(RegionId),
     /// Our own key expired, or control removed us.
     Expired,
+    /// No STUN answer came: measure these regions by HTTPS and tell by [`Underlay::HttpsLatency`].
+    NeedHttpsLatency(Vec<RegionId>),
 }
 
 /// The answer to a ping.
@@ -202,108 +230,247 @@ pub enum Underlay {
 /// The engine. One owner, no locks, no I/O.
 #[derive(Debug)]
 pub struct Engine {
-    _private: (),
+    node_public: NodePublic,
+    accept_routes: bool,
+    accept_dns: bool,
+    shields_up: bool,
+    rng: Rng,
+    out: Outbox,
+    netmap: Netmap,
+    wg: WireGuard,
+    magic: Magicsock,
+    netcheck: Netcheck,
+    filter: Filter,
+    router: Table<NodeId>,
+    quad100: Quad100,
+    /// What the shell was last told to set up.
+    os: OsConfig,
+    endpoints: Vec<(SocketAddr, EndpointType)>,
+    control_up: bool,
+    os_has_v6: bool,
+    expired: bool,
+    expiry_at: Option<Instant>,
 }
 
 impl Engine {
     /// An engine without a netmap: drops everything.
     #[must_use]
-    pub fn new(_config: EngineConfig, _rng: Rng, _now: Now) -> Self {
-        todo!()
+    pub fn new(config: EngineConfig, mut rng: Rng, _now: Now) -> Self {
+        let node_public = config.node_key.public();
+        Self {
+            node_public,
+            accept_routes: config.accept_routes,
+            accept_dns: config.accept_dns,
+            shields_up: config.shields_up,
+            out: Outbox::default(),
+            netmap: Netmap::default(),
+            wg: WireGuard::new(&config.node_key),
+            magic: Magicsock::new(config.disco_key, node_public),
+            netcheck: Netcheck::new(rng.u64()),
+            filter: Filter::default(),
+            router: Table::new(),
+            quad100: Quad100::default(),
+            os: OsConfig::default(),
+            endpoints: Vec::new(),
+            control_up: false,
+            os_has_v6: false,
+            expired: false,
+            expiry_at: None,
+            rng,
+        }
     }
 
     /// Applies one message of the map stream. The first of a stream is a whole netmap: `fresh` says so.
-    pub fn handle_map(&mut self, _map: &MapResponse, _fresh: bool, _now: Now) {
-        todo!()
+    pub fn handle_map(&mut self, map: &MapResponse, fresh: bool, now: Now) {
+        let changes = self.netmap.apply(map, fresh, now);
+        self.apply_changes(&changes, now);
+        self.settle(now);
     }
 
     /// The whole current netmap as one map response, for keeping on disk; feed it back with
     /// `handle_map(.., true, ..)` after a restart without control.
     #[must_use]
     pub fn netmap(&self) -> Option<MapResponse> {
-        todo!()
+        self.netmap.snapshot()
     }
 
     /// Changes preferences that matter to packets.
     pub fn set_prefs(
         &mut self,
-        _accept_routes: bool,
-        _accept_dns: bool,
-        _shields_up: bool,
-        _now: Now,
+        accept_routes: bool,
+        accept_dns: bool,
+        shields_up: bool,
+        now: Now,
     ) {
-        todo!()
+        self.accept_routes = accept_routes;
+        self.accept_dns = accept_dns;
+        self.shields_up = shields_up;
+        self.rebuild_tables(now);
     }
 
     /// An IP packet the host sent into the TUN.
-    pub fn handle_tun(&mut self, _packet: &[u8], _now: Now) {
-        todo!()
+    pub fn handle_tun(&mut self, packet: &[u8], now: Now) {
+        self.outbound(packet, now);
+        self.settle(now);
     }
 
     /// A datagram from the underlay.
-    pub fn handle_udp(&mut self, _from: SocketAddr, _bytes: &[u8], _now: Now) {
-        todo!()
+    pub fn handle_udp(&mut self, from: SocketAddr, bytes: &[u8], now: Now) {
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        self.datagram(from, bytes, now);
+        self.settle(now);
     }
 
     /// A packet from a relay.
-    pub fn handle_derp(&mut self, _region: RegionId, _from: NodePublic, _bytes: &[u8], _now: Now) {
-        todo!()
+    pub fn handle_derp(&mut self, region: RegionId, from: NodePublic, bytes: &[u8], now: Now) {
+        self.relayed(region, from, bytes, now);
+        self.settle(now);
     }
 
     /// News of the underlay.
-    pub fn handle_underlay(&mut self, _news: Underlay, _now: Now) {
-        todo!()
+    pub fn handle_underlay(&mut self, news: Underlay, now: Now) {
+        match news {
+            Underlay::Interfaces {
+                mut addresses,
+                port_v4,
+                port_v6,
+                major,
+            } => {
+                // Our own tunnel is no underlay.
+                addresses.retain(|a| self.netmap.own_addresses().all(|own| own != *a));
+                self.os_has_v6 = addresses.iter().any(IpAddr::is_ipv6);
+                self.netcheck.set_interfaces(addresses, port_v4, port_v6);
+                if major {
+                    self.netcheck.forget_network();
+                    self.magic.distrust_all();
+                }
+                self.netcheck(now);
+            }
+            Underlay::DerpConnected(region) => self.netcheck.note_frame(region, now.mono),
+            Underlay::DerpLost(region) => {
+                self.magic.relay_lost(region);
+                self.out.derp_lost(region);
+                if self.netcheck.home() == Some(region) {
+                    self.netcheck(now);
+                }
+            }
+            Underlay::DerpPeerGone { region, key, .. } => self.magic.peer_gone(&key, region),
+            Underlay::HttpsLatency(region, latency) => self.netcheck.note_https(region, latency),
+            Underlay::DerpAddrs(addrs) => {
+                if self.netcheck.set_resolved(addrs) {
+                    self.netcheck(now);
+                }
+            }
+            Underlay::ControlUp(up) => self.control_up = up,
+        }
+        self.settle(now);
     }
 
     /// The answer to [`Output::DnsForward`]; `None` when all resolvers failed.
-    pub fn handle_dns_answer(&mut self, _id: u64, _answer: Option<&[u8]>, _now: Now) {
-        todo!()
+    pub fn handle_dns_answer(&mut self, id: u64, answer: Option<&[u8]>, now: Now) {
+        let (quad100, ctx) = (&mut self.quad100, ctx!(self, now));
+        quad100.handle_answer(id, answer, ctx);
     }
 
     /// Time passed.
-    pub fn handle_timeout(&mut self, _now: Now) {
-        todo!()
+    pub fn handle_timeout(&mut self, now: Now) {
+        while let Some(id) = self.wg.due(now.mono) {
+            let datagrams = self.wg.handle_timeout(id, now.mono);
+            self.transmit(id, datagrams, false, None, now);
+        }
+        let ctx = ctx!(self, now);
+        self.magic.handle_timeout(ctx);
+        let ctx = ctx!(self, now);
+        self.quad100.handle_timeout(ctx);
+        if self.expiry_at.is_some_and(|t| t <= now.mono) {
+            self.check_expiry(now);
+        }
+        self.out.sweep(self.netcheck.home(), now);
+        self.settle(now);
+    }
+
+    /// What every input may have made due at once: the steps of a netcheck.
+    fn settle(&mut self, now: Now) {
+        let wish = self.magic.take_netcheck_wish();
+        let active = self.magic.active(now.mono);
+        let ctx = ctx!(self, now);
+        if wish {
+            self.netcheck.start(false, ctx);
+        }
+        self.netcheck.plan_next(active, ctx);
+        if let Some(done) = self.netcheck.handle_timeout(ctx) {
+            self.netcheck.plan_next(active, ctx);
+            self.netcheck_done(done, now);
+        }
+    }
+
+    fn netcheck_done(&mut self, done: Finished, now: Now) {
+        let before = self.netcheck.home();
+        let home = self.netcheck.choose_home(self.control_up, now.mono);
+        if let Some(region) = home.filter(|_| home != before) {
+            self.out.event(EngineEvent::HomeDerp(region));
+        }
+        let own = done.endpoints.iter().map(|(a, _)| *a).collect();
+        let ctx = ctx!(self, now);
+        self.magic.set_endpoints(own, ctx);
+        if self.endpoints != done.endpoints {
+            self.endpoints.clone_from(&done.endpoints);
+            self.out.event(EngineEvent::Endpoints(done.endpoints));
+        }
+        let info = done.report.net_info(home, self.os_has_v6);
+        self.out.event(EngineEvent::NetInfo(Box::new(info)));
     }
 
     /// When to call [`Engine::handle_timeout`] next, and why.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        todo!()
+        [
+            self.wg.poll_timeout().map(|t| (t, "wireguard")),
+            self.magic.poll_timeout(),
+            self.netcheck.poll_timeout(),
+            self.quad100.poll_timeout().map(|t| (t, "dns")),
+            self.expiry_at.map(|t| (t, "key expiry")),
+            self.out.idle_at(self.netcheck.home()).map(|t| (t, "idle relay")),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
-        todo!()
+        self.out.pop()
     }
 
     /// Sends a disco ping to the peer with this tailnet address; the outcome comes as an event.
     ///
     /// # Errors
     /// When no peer has the address.
-    pub fn ping(&mut self, _target: IpAddr, _now: Now) -> Result<u64, String> {
-        todo!()
-    }
-
-    /// How the OS should be set up.
-    #[must_use]
-    pub fn os_config(&self) -> OsConfig {
-        todo!()
-    }
-
-    /// Everything `status` shows.
-    #[must_use]
-    pub fn status(&self, _now: Now) -> EngineStatus {
-        todo!()
-    }
-
-    /// The node (peer or self) that owns a tailnet address.
-    #[must_use]
-    pub fn whois(&self, _addr: IpAddr) -> Option<(Node, Option<UserProfile>)> {
-        todo!()
+    pub fn ping(&mut self, target: IpAddr, now: Now) -> Result<u64, String> {
+        if self.netmap.own_addresses().any(|a| a == target) {
+            return Err(format!("{target} is local"));
+        }
+        if self.expired {
+            return Err("this node's key has expired: log in again".to_owned());
+        }
+        let Some(id) = self.router.find(target) else {
+            return Err(match self.whois(target) {
+                Some((node, _)) => format!("the key of {} has expired", node.name),
+                None => format!("no peer has the address {target}"),
+            });
+        };
+        let ctx = ctx!(self, now);
+        let ping = self.magic.ping(id, ctx);
+        self.settle(now);
+        ping
     }
 
     /// Starts a netcheck now (after a network change or for `netcheck`).
-    pub fn netcheck(&mut self, _now: Now) {
-        todo!()
+    pub fn netcheck(&mut self, now: Now) {
+        let ctx = ctx!(self, now);
+        self.netcheck.start(true, ctx);
     }
 }
+
+#[cfg(test)]
+mod tests;
