@@ -22,6 +22,11 @@ pub(super) async fn daemon(socket: PathBuf, args: RunArgs) -> Result<(), Failure
         .with_writer(std::io::stderr)
         .with_env_filter(filter)
         .try_init();
+    if args.background
+        && let Err(e) = nix::unistd::setsid()
+    {
+        tracing::warn!("the daemon stays in the terminal's session: {e}");
+    }
     let config = NodeConfig {
         state_dir: args.state_dir,
         socket,

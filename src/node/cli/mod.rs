@@ -81,6 +81,9 @@ pub struct RunArgs {
     /// Without segmentation offload, for kernels where it is broken.
     #[arg(long)]
     pub no_offload: bool,
+    /// Leave the terminal's session; `up` starts the daemon so.
+    #[arg(long, hide = true)]
+    pub background: bool,
 }
 
 /// `up`.

@@ -1,6 +1,5 @@
 //! `up`: starts the daemon when none answers, edits preferences, logs in, waits for Running.
 
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -241,15 +240,13 @@ fn start_in_background(socket: &Path) -> Result<(), Failure> {
         .append(true)
         .open(&log)
         .map_err(|e| yours(format!("cannot write {}: {e}", log.display())))?;
-    let mut command = std::process::Command::new("setsid");
+    let mut command = std::process::Command::new(&program);
     command
-        .arg(&program)
-        .args(["node", "run", "--socket"])
+        .args(["node", "run", "--background", "--socket"])
         .arg(socket)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(file)
-        .process_group(0);
+        .stderr(file);
     let mut child = command
         .spawn()
         .map_err(|e| yours(format!("cannot start the daemon: {e}")))?;
