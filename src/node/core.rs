@@ -18,7 +18,7 @@ use super::engine::{
 use super::tun::Tun;
 use super::udp::Udp;
 use crate::clock::{Now, Rng};
-use crate::derp::client::{DerpEvent, DialOptions};
+use crate::derp::client::{self, DerpEvent, DialOptions};
 use crate::keys::{NodeId, RegionId};
 use crate::wire::{DerpMap, EndpointType, MapResponse, NetInfo, Node, UserProfile};
 
@@ -150,6 +150,7 @@ impl std::fmt::Debug for CoreParts {
 enum Job {
     Dns(u64, Option<Bytes>),
     Addrs(u64, BTreeMap<String, Vec<IpAddr>>),
+    Latency(RegionId, Option<Duration>),
 }
 
 struct Core {
@@ -330,7 +331,10 @@ impl Core {
             Job::Addrs(generation, addrs) if generation == self.generation => {
                 engine.handle_underlay(Underlay::DerpAddrs(addrs), now);
             }
-            Job::Addrs(..) => {}
+            Job::Latency(region, Some(round_trip)) => {
+                engine.handle_underlay(Underlay::HttpsLatency(region, round_trip), now);
+            }
+            Job::Addrs(..) | Job::Latency(_, None) => {}
         }
     }
 
@@ -536,6 +540,28 @@ impl Core {
         });
     }
 
+    /// Measures regions by HTTPS, each by its first node that answers.
+    fn measure(&mut self, regions: &[RegionId]) {
+        let Some(relays) = &self.relays else {
+            return;
+        };
+        for id in regions {
+            let Some(region) = relays.map().regions.get(id).cloned() else {
+                continue;
+            };
+            let (id, options) = (*id, self.options.clone());
+            self.jobs.spawn(async move {
+                for node in region.nodes.iter().filter(|n| !n.stun_only) {
+                    match client::latency(node, &options).await {
+                        Ok(round_trip) => return Job::Latency(id, Some(round_trip)),
+                        Err(e) => tracing::debug!("latency of relay {}: {e}", node.name),
+                    }
+                }
+                Job::Latency(id, None)
+            });
+        }
+    }
+
     fn event(&mut self, event: EngineEvent) {
         match event {
             EngineEvent::HomeDerp(region) => {
@@ -568,6 +594,7 @@ impl Core {
                     self.tell_relays();
                 }
             }
+            EngineEvent::NeedHttpsLatency(regions) => self.measure(&regions),
             EngineEvent::Expired => self.news.send_modify(|n| n.expired = true),
         }
     }

@@ -128,6 +128,8 @@ async fn stop_signal() {
 /// # Errors
 /// When a part cannot be made; nothing of the host is changed then.
 pub async fn run(config: NodeConfig) -> Result<(), RunError> {
+    // With no provider chosen the first TLS connection would panic; a host program may have chosen.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let mut rng = Rng::from_os();
     let dir = StateDir::open(&config.state_dir)?;
     let state = dir.load(&mut rng)?;
