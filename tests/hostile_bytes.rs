@@ -217,7 +217,7 @@ fn dns_messages() {
         ..Default::default()
     };
     let config = tsd::wire::DnsConfig { proxied: true, domains: vec!["tail.internal".into()], ..Default::default() };
-    let zone = tsd::dns::zone::Zone::build(&node, std::iter::empty(), &config);
+    let zone = tsd::dns::Zone::build(&node, std::iter::empty(), &config);
     fuzz("dns", &[query, looped], |bytes| {
         let _ = zone.handle(bytes, false);
         let _ = zone.handle(bytes, true);
