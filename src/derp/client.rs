@@ -12,6 +12,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -111,6 +112,7 @@ pub enum DerpEvent {
 #[derive(Clone)]
 pub struct DerpSender {
     outbox: Arc<Outbox>,
+    pongs: Arc<watch::Sender<u64>>,
 }
 
 impl DerpSender {
@@ -125,12 +127,21 @@ impl DerpSender {
     pub fn note_preferred(&self, home: bool) {
         self.outbox.control(Frame::NotePreferred(home));
     }
+
+    /// Whether the relay answers a ping within `wait`; how to test a connection after a network
+    /// change. Somebody must be in [`DerpReceiver::recv`] meanwhile.
+    pub async fn ping(&self, wait: Duration) -> bool {
+        let mut pongs = self.pongs.subscribe();
+        self.outbox.control(Frame::Ping([0; 8]));
+        matches!(timeout(wait, pongs.changed()).await, Ok(Ok(())))
+    }
 }
 
 /// The receiving half. Dropping it ends the connection.
 pub struct DerpReceiver {
     frames: FrameReader<Box<dyn AsyncRead + Send + Unpin>>,
     outbox: Arc<Outbox>,
+    pongs: Arc<watch::Sender<u64>>,
     // One task; aborted on drop.
     writer: JoinSet<std::io::Result<()>>,
     silent_at: Instant,
@@ -172,6 +183,10 @@ impl DerpReceiver {
                 Frame::Restarting { .. } => DerpEvent::Restarting,
                 Frame::Ping(data) => {
                     self.outbox.pong(data);
+                    continue;
+                }
+                Frame::Pong(_) => {
+                    self.pongs.send_modify(|seen| *seen = seen.wrapping_add(1));
                     continue;
                 }
                 // Keepalives only count as life; a ServerKey comes late after a fast start.
@@ -280,12 +295,15 @@ pub(super) async fn login<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         queue.close(None);
         ended
     });
+    let pongs = Arc::new(watch::Sender::new(0));
     let sender = DerpSender {
         outbox: Arc::clone(&outbox),
+        pongs: Arc::clone(&pongs),
     };
     let receiver = DerpReceiver {
         frames,
         outbox,
+        pongs,
         writer,
         silent_at: in_future(SILENCE),
     };
@@ -320,9 +338,7 @@ pub async fn latency(node: &DerpNode, options: &DialOptions) -> Result<Duration,
 }
 
 fn in_future(by: Duration) -> Instant {
-    #[expect(clippy::disallowed_methods, reason = "a timer of the shell")]
-    let now = Instant::now();
-    now + by
+    Instant::now() + by
 }
 
 fn host(node: &DerpNode) -> String {

@@ -271,8 +271,6 @@ impl<W: AsyncWrite + Unpin> Pen<W> {
 }
 
 fn next_keep_alive(pace: &mut Pace) -> Instant {
-    // tokio's own clock, so that paused tests can step it.
-    #[expect(clippy::disallowed_methods, reason = "a timer of the shell")]
     let now = Instant::now();
     let Some((interval, rng)) = &mut pace.keep_alive else {
         return now;

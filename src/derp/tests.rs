@@ -275,6 +275,16 @@ async fn the_latest_duplicate_receives_until_the_other_one_speaks() {
 }
 
 #[tokio::test]
+async fn a_living_relay_answers_pings_and_a_gone_one_does_not() {
+    let mut relay = Relay::new();
+    let (_a, tx, mut rx) = relay.client().await;
+    tokio::spawn(async move { while rx.recv().await.is_ok() {} });
+    assert!(tx.ping(Duration::from_secs(5)).await);
+    relay.server.shutdown().await;
+    assert!(!tx.ping(Duration::from_millis(20)).await);
+}
+
+#[tokio::test]
 async fn a_refused_key_does_not_get_in() {
     let mut relay = Relay::new();
     let key = relay.key();
@@ -493,7 +503,8 @@ async fn clients_connect_by_name_pin_and_other_name_and_refuse_the_rest() {
     let (trusting, strange) = (options(Some(&der)), options(None));
     let right = pin(&der);
     let wrong = pin(b"another certificate");
-    let cases: [(&DialOptions, &dyn Fn(&mut DerpNode), bool); 8] = [
+    type Change<'a> = &'a dyn Fn(&mut DerpNode);
+    let cases: [(&DialOptions, Change<'_>, bool); 8] = [
         (&trusting, &|_| {}, true),
         (&strange, &|_| {}, false),
         (&trusting, &|n| n.host_name = "x.example".into(), false),
@@ -587,20 +598,38 @@ mod browser {
             &ClientInfo::ours(),
             &mut relay.rng,
         );
-        let mut bytes = hello.encode();
-        Frame::Ping([3; 8]).encode_into(&mut bytes);
-        // Message boundaries mean nothing.
-        for piece in bytes.chunks(50) {
-            let message = Message::Binary(Bytes::copy_from_slice(piece));
-            socket.send(message).await.unwrap();
-        }
         let mut got = Vec::new();
-        let pong = Frame::Pong([3; 8]).encode();
-        while !got.ends_with(&pong) {
-            let message = timeout(Duration::from_secs(5), socket.next()).await;
-            got.extend_from_slice(&message.unwrap().unwrap().unwrap().into_data());
+        // The later ones arrive when the server already waits for them.
+        for round in 0..3 {
+            let mut bytes = if round == 0 {
+                hello.encode()
+            } else {
+                Vec::new()
+            };
+            Frame::Ping([round; 8]).encode_into(&mut bytes);
+            // Message boundaries mean nothing.
+            for piece in bytes.chunks(50) {
+                let message = Message::Binary(Bytes::copy_from_slice(piece));
+                socket.send(message).await.unwrap();
+            }
+            let pong = Frame::Pong([round; 8]).encode();
+            while !got.ends_with(&pong) {
+                let message = timeout(Duration::from_secs(5), socket.next()).await;
+                got.extend_from_slice(&message.unwrap().unwrap().unwrap().into_data());
+            }
         }
         assert!(got.starts_with(&Frame::ServerKey(relay.server.public_key()).encode()));
+
+        // The official client refuses messages over 32 KiB.
+        let (_, sender, _receiver) = relay.client().await;
+        sender.send(key.public(), vec![9; 65_536].into());
+        let mut left = frame::HEADER_LEN + 32 + 65_536;
+        while left > 0 {
+            let message = timeout(Duration::from_secs(5), socket.next()).await;
+            let data = message.unwrap().unwrap().unwrap().into_data();
+            assert!(data.len() <= 32 << 10);
+            left -= data.len();
+        }
     }
 
     #[tokio::test]

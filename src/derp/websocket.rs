@@ -17,6 +17,8 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use super::frame::MAX_PACKET;
 
 const MAX_MESSAGE: usize = 4 * MAX_PACKET;
+/// Longest message we send: the official client (1.102.5) refuses more than 32 KiB in one.
+const PIECE: usize = 16 << 10;
 
 /// A byte stream over WebSocket messages; the server's end.
 pub(super) struct WebSocketIo<S> {
@@ -91,7 +93,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocketIo<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         ready!(Pin::new(&mut self.inner).poll_ready(cx)).map_err(broken)?;
-        let piece = buf.get(..buf.len().min(MAX_PACKET)).unwrap_or(buf);
+        let piece = buf.get(..buf.len().min(PIECE)).unwrap_or(buf);
         let message = Message::Binary(Bytes::copy_from_slice(piece));
         Pin::new(&mut self.inner)
             .start_send(message)

@@ -33,6 +33,8 @@ const SERVICE_V6: Ipv6Addr = Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, 0
 const SERVICE_NAME: &str = "magicdns.localhost-tailscale-daemon";
 /// The reverse zone of fd7a:115c:a1e0::/48.
 const REVERSE_V6: &str = "0.e.1.a.c.5.1.1.a.7.d.f.ip6.arpa";
+/// fd7a:115c:a1e0:b1a::/64: a site id and an IPv4 address behind that site.
+const VIA_PREFIX: u128 = 0xfd7a_115c_a1e0_0b1a << 64;
 const CAP_AAAA: &str = "magicdns-aaaa";
 const CAP_SUBDOMAINS: &str = "dns-subdomain-resolve";
 
@@ -235,13 +237,18 @@ impl Zone {
             // RFC 7686: such names must not reach the DNS.
             return Found::NoSuchName;
         }
-        if kind == RecordType::PTR {
-            if let Some(found) = self.find_ptr(name) {
-                return found;
-            }
+        if kind == RecordType::PTR
+            && let Some(found) = self.find_ptr(name)
+        {
+            return found;
         }
         if name == SERVICE_NAME {
             return typed(&[SERVICE_V4.into(), SERVICE_V6.into()], kind);
+        }
+        if matches!(kind, RecordType::A | RecordType::AAAA | RecordType::ANY)
+            && let Some(ip) = self.via(name)
+        {
+            return typed(&[ip], kind);
         }
         if let Some(addresses) = self.addresses_of(name) {
             return typed(addresses, kind);
@@ -274,6 +281,25 @@ impl Zone {
         };
         let target = Name::from_ascii(format!("{target}.")).ok()?;
         Some(Found::Data(RData::PTR(PTR(target))))
+    }
+
+    /// The address of a 4via6 name, `a-b-c-d-via-<site>`: bare, under our suffix, or under the vendor's
+    /// (dataplane.md 8.2).
+    fn via(&self, name: &str) -> Option<IpAddr> {
+        let (label, domain) = name.split_once('.').unwrap_or((name, ""));
+        let ours = !self.suffix.is_empty() && under(domain, &self.suffix);
+        let known = ours || under(domain, "ts.net") || under(domain, "tailscale.net");
+        if !domain.is_empty() && !known {
+            return None;
+        }
+        let (v4, site) = label.split_once("-via-")?;
+        let v4: Ipv4Addr = v4.replace('-', ".").parse().ok()?;
+        let site: u32 = match site.strip_prefix("0x") {
+            Some(digits) => u32::from_str_radix(digits, 16).ok()?,
+            None => site.parse().ok()?,
+        };
+        let low = (u64::from(site) << 32) | u64::from(u32::from(v4));
+        Some(IpAddr::V6((VIA_PREFIX | u128::from(low)).into()))
     }
 
     fn addresses_of(&self, name: &str) -> Option<&[IpAddr]> {

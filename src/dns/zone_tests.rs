@@ -233,6 +233,27 @@ fn reverse_names_of_the_tailnet_are_ours() {
     );
 }
 
+#[test]
+fn a_name_of_4via6_is_the_address_behind_its_site() {
+    let zone = zone();
+    let address = ["fd7a:115c:a1e0:b1a:0:7:c0a8:102"];
+    for name in [
+        "192-168-1-2-via-7.",
+        "192-168-1-2-via-0x7.tail.example.",
+        "192-168-1-2-via-7.any.ts.net.",
+    ] {
+        assert_eq!(data(&zone, name, RecordType::AAAA), address, "{name}");
+        assert!(data(&zone, name, RecordType::A).is_empty());
+    }
+    for other in [
+        "192-168-1-2-via-7.example.org.",
+        "192-168-1-via-7.",
+        "1-2-3-4-via-x.",
+    ] {
+        assert_eq!(forwarded(&zone, other), ["9.9.9.9:53"], "{other}");
+    }
+}
+
 fn rcode(verdict: Verdict) -> ResponseCode {
     match verdict {
         Verdict::Answer(bytes) => Message::from_vec(&bytes).unwrap().metadata.response_code,

@@ -87,10 +87,11 @@ impl Target {
             return None;
         }
         let host = authority.host().trim_matches(['[', ']']).to_owned();
-        if host.is_empty() || (authority.port().is_some() && authority.port_u16().is_none()) {
+        let port = authority.port_u16();
+        let after_host = authority.as_str().strip_prefix(authority.host());
+        if host.is_empty() || (after_host != Some("") && port.is_none()) {
             return None;
         }
-        let port = authority.port_u16();
         // The table of control.md 3.1.
         let (plain_port, tls_port) = match (https, port) {
             (true, port) => (80, Some(port.unwrap_or(443))),
@@ -194,7 +195,7 @@ pub(super) async fn race<T, F: Future<Output = Result<T, String>>>(
 ///
 /// # Errors
 /// When the name has no address, or none of them answers.
-pub(crate) async fn tcp(host: &str, port: u16, mark: Option<u32>) -> std::io::Result<TcpStream> {
+pub(super) async fn tcp(host: &str, port: u16, mark: Option<u32>) -> std::io::Result<TcpStream> {
     let found = tokio::net::lookup_host((host, port)).await?;
     let mut waiting = in_turns(found.take(MAX_ADDRESSES).collect()).into_iter();
     let mut trying = FuturesUnordered::new();

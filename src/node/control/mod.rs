@@ -4,6 +4,7 @@ mod dial;
 mod map;
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +12,8 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::rt::Executor;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -95,10 +97,27 @@ impl std::fmt::Debug for ControlClient {
     }
 }
 
-/// One HTTP/2 connection; its task ends with it.
+/// One HTTP/2 connection; all its tasks end with it.
 struct Conn {
     send: http2::SendRequest<Full<Bytes>>,
-    _task: JoinSet<()>,
+    _tasks: Arc<Mutex<JoinSet<()>>>,
+}
+
+/// Spawns hyper's tasks into the set of their connection, so that dropping the connection cuts its
+/// open streams too. Weak, because those tasks hold their executor.
+#[derive(Clone)]
+struct Owned(Weak<Mutex<JoinSet<()>>>);
+
+impl<F: Future + Send + 'static> Executor<F> for Owned {
+    fn execute(&self, task: F) {
+        if let Some(tasks) = self.0.upgrade() {
+            let mut tasks = tasks.lock();
+            while tasks.try_join_next().is_some() {}
+            tasks.spawn(async move {
+                task.await;
+            });
+        }
+    }
 }
 
 impl ControlClient {
@@ -328,7 +347,8 @@ impl ControlClient {
             .map_err(|why| self.unreachable(why))?;
         *self.last.lock() = Some(way);
         tracing::debug!(server = %self.target.url, %way, "connected to the coordination server");
-        let (send, conn) = http2::Builder::new(TokioExecutor::new())
+        let tasks = Arc::new(Mutex::new(JoinSet::new()));
+        let (send, conn) = http2::Builder::new(Owned(Arc::downgrade(&tasks)))
             .timer(TokioTimer::new())
             .keep_alive_interval(H2_PING)
             .keep_alive_timeout(H2_PONG)
@@ -338,13 +358,15 @@ impl ControlClient {
             .handshake(TokioIo::new(noise))
             .await
             .map_err(|e| self.unreachable(e.to_string()))?;
-        let mut task = JoinSet::new();
-        task.spawn(async move {
+        tasks.lock().spawn(async move {
             if let Err(e) = conn.await {
                 tracing::debug!("the control connection ended: {e}");
             }
         });
-        Ok(Conn { send, _task: task })
+        Ok(Conn {
+            send,
+            _tasks: tasks,
+        })
     }
 
     async fn attempt(

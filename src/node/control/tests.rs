@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use base64::Engine as _;
@@ -12,6 +11,7 @@ use http_body_util::StreamBody;
 use http_body_util::combinators::BoxBody;
 use hyper::body::Frame;
 use hyper::service::service_fn;
+use hyper_util::rt::TokioExecutor;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -422,4 +422,17 @@ fn retry_after_is_seconds_or_a_date_within_an_hour() {
 fn a_fault_is_shown_on_one_line_of_two_hundred_characters() {
     assert_eq!(excerpt(b" a\nb\x1b[0m "), "a b [0m");
     assert_eq!(excerpt("ü".repeat(300).as_bytes()).chars().count(), 200);
+}
+
+#[test]
+fn what_is_asked_may_be_asked_from_any_task() {
+    fn sendable<T: Send>(_: &T) {}
+    fn shareable<T: Send + Sync + 'static>() {}
+    shareable::<ControlClient>();
+    shareable::<MapStream>();
+    let client = client(SocketAddr::from(([127, 0, 0, 1], 1)));
+    let (request, poll) = (RegisterRequest::default(), long_poll());
+    sendable(&client.register(&request));
+    sendable(&client.poll(&poll));
+    sendable(&client.answer_ping("", true, None));
 }

@@ -1,0 +1,223 @@
+//! Asks resolvers on behalf of the engine, outside the tunnel.
+//!
+//! All given resolvers are asked, each a little later than the one before; the first usable answer
+//! wins, a refusal counts only when nobody does better. UDP first, TCP for truncated answers and for
+//! queries that came by TCP; ten seconds in all.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, UdpSocket};
+use tokio::task::JoinSet;
+
+use crate::wire::DerpMap;
+
+/// A query ends after this long.
+const LIMIT: Duration = Duration::from_secs(10);
+/// The next resolver is asked this much later.
+const STAGGER: Duration = Duration::from_millis(200);
+/// An unanswered datagram is sent again after this long.
+const RETRY: Duration = Duration::from_secs(2);
+/// Resolvers asked at most.
+const MAX_RESOLVERS: usize = 8;
+
+/// The first good answer; `None` when there was none in time.
+pub(super) async fn ask(
+    resolvers: Vec<SocketAddr>,
+    query: Bytes,
+    tcp: bool,
+    mark: Option<u32>,
+) -> Option<Bytes> {
+    let mut race = JoinSet::new();
+    for (turn, resolver) in (0_u32..).zip(resolvers.into_iter().take(MAX_RESOLVERS)) {
+        let query = query.clone();
+        race.spawn(async move {
+            tokio::time::sleep(STAGGER * turn).await;
+            one(resolver, &query, tcp, mark).await
+        });
+    }
+    let mut soft = None;
+    let finish = async {
+        while let Some(done) = race.join_next().await {
+            match done {
+                Ok(Ok(answer)) if usable(&answer) => return Some(answer),
+                Ok(Ok(answer)) => soft = Some(answer),
+                Ok(Err(e)) => tracing::trace!("resolver: {e}"),
+                Err(_) => {}
+            }
+        }
+        None
+    };
+    let good = tokio::time::timeout(LIMIT, finish).await.ok().flatten();
+    good.or(soft)
+}
+
+/// Not SERVFAIL and not REFUSED.
+fn usable(answer: &[u8]) -> bool {
+    answer
+        .get(3)
+        .is_some_and(|b| !matches!(b & 0x0f, 2 | 5))
+}
+
+fn truncated(answer: &[u8]) -> bool {
+    answer.get(2).is_some_and(|b| b & 0x02 != 0)
+}
+
+/// Same id, and an answer.
+fn matches(query: &[u8], answer: &[u8]) -> bool {
+    answer.len() >= 12
+        && query.get(..2) == answer.get(..2)
+        && answer.get(2).is_some_and(|b| b & 0x80 != 0)
+}
+
+async fn one(
+    to: SocketAddr,
+    query: &[u8],
+    tcp: bool,
+    mark: Option<u32>,
+) -> io::Result<Bytes> {
+    if !tcp {
+        let answer = by_udp(to, query, mark).await?;
+        if !truncated(&answer) {
+            return Ok(answer);
+        }
+        // A truncated answer is better than none when TCP is blocked.
+        return Ok(by_tcp(to, query, mark).await.unwrap_or(answer));
+    }
+    by_tcp(to, query, mark).await
+}
+
+async fn by_udp(to: SocketAddr, query: &[u8], mark: Option<u32>) -> io::Result<Bytes> {
+    let socket = Socket::new(Domain::for_address(to), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    if let Some(mark) = mark {
+        socket.set_mark(mark)?;
+    }
+    socket.connect(&to.into())?;
+    let socket = UdpSocket::from_std(socket.into())?;
+    let mut buf = vec![0; 65_535];
+    loop {
+        socket.send(query).await?;
+        let again = tokio::time::sleep(RETRY);
+        tokio::pin!(again);
+        loop {
+            tokio::select! {
+                () = &mut again => break,
+                received = socket.recv(&mut buf) => {
+                    let answer = buf.get(..received?).unwrap_or_default();
+                    if matches(query, answer) {
+                        return Ok(Bytes::copy_from_slice(answer));
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn by_tcp(to: SocketAddr, query: &[u8], mark: Option<u32>) -> io::Result<Bytes> {
+    let socket = if to.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    if let Some(mark) = mark {
+        socket2::SockRef::from(&socket).set_mark(mark)?;
+    }
+    let mut stream = socket.connect(to).await?;
+    let len = u16::try_from(query.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut message = len.to_be_bytes().to_vec();
+    message.extend_from_slice(query);
+    stream.write_all(&message).await?;
+    let len = stream.read_u16().await?;
+    let mut answer = vec![0; usize::from(len)];
+    stream.read_exact(&mut answer).await?;
+    if matches(query, &answer) {
+        Ok(answer.into())
+    } else {
+        Err(io::ErrorKind::InvalidData.into())
+    }
+}
+
+/// Addresses of every relay of the map whose address is not given in it.
+pub(super) async fn resolve_relays(map: &DerpMap) -> BTreeMap<String, Vec<IpAddr>> {
+    let mut lookups = JoinSet::new();
+    let nodes = map.regions.values().flat_map(|r| &r.nodes);
+    for node in nodes.take(1024) {
+        let (name, host) = (node.name.clone(), node.host_name.clone());
+        lookups.spawn(async move {
+            if let Ok(ip) = host.parse::<IpAddr>() {
+                return (name, vec![ip]);
+            }
+            let found = tokio::time::timeout(LIMIT, tokio::net::lookup_host((host, 0))).await;
+            let ips = match found {
+                Ok(Ok(addrs)) => addrs.map(|a| a.ip()).collect(),
+                _ => Vec::new(),
+            };
+            (name, ips)
+        });
+    }
+    let mut out = BTreeMap::new();
+    while let Some(done) = lookups.join_next().await {
+        if let Ok((name, ips)) = done
+            && !ips.is_empty()
+        {
+            out.insert(name, ips);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUERY: &[u8] = &[7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+
+    async fn server(flags: [u8; 2]) -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let addr = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut buf = [0; 512];
+            while let Ok((len, from)) = socket.recv_from(&mut buf).await {
+                let mut answer = buf[..len].to_vec();
+                answer[2] = flags[0];
+                answer[3] = flags[1];
+                let _ = socket.send_to(&answer, from).await;
+            }
+        });
+        addr
+    }
+
+    #[tokio::test]
+    async fn a_refusal_loses_against_an_answer() {
+        let refuses = server([0x81, 0x05]).await;
+        let answers = server([0x81, 0x80]).await;
+        let query = Bytes::from_static(QUERY);
+        let got = ask(vec![refuses, answers], query, false, None).await.unwrap();
+        assert_eq!(got[3], 0x80);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_handed_on_when_it_is_all_there_is() {
+        let refuses = server([0x81, 0x05]).await;
+        let got = ask(vec![refuses], Bytes::from_static(QUERY), false, None).await;
+        assert_eq!(got.unwrap()[3], 0x05);
+        let none = ask(vec![], Bytes::from_static(QUERY), false, None).await;
+        assert_eq!(none, None);
+    }
+
+    #[test]
+    fn only_answers_to_the_question_count() {
+        let mut answer = QUERY.to_vec();
+        assert!(!matches(QUERY, &answer));
+        answer[2] = 0x81;
+        assert!(matches(QUERY, &answer));
+        answer[0] = 9;
+        assert!(!matches(QUERY, &answer));
+    }
+}

@@ -1,0 +1,383 @@
+//! The paths to one peer: candidate addresses, pings under way, the best address and how long it is
+//! trusted. Decides when to ping whom; sealing and sending is the parent's work. Constants: dataplane.md 4.2.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+
+use super::path::{Best, GOOD_ENOUGH, is_better, may_probe};
+use crate::keys::{DiscoPublic, NodePublic, RegionId};
+use crate::node::disco::TxId;
+use crate::node::engine::Path;
+
+/// No user traffic for this long: the peer is idle.
+pub(crate) const SESSION: Duration = Duration::from_secs(45);
+/// Between pings of the best path while there is traffic.
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(3);
+/// How long a pong vouches for an address.
+pub(crate) const TRUST: Duration = Duration::from_millis(6500);
+/// Between searches for something better than a slow direct path.
+const UPGRADE: Duration = Duration::from_secs(60);
+/// A ping without pong.
+pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two unforced pings of one candidate.
+const PING_SPACING: Duration = Duration::from_secs(5);
+/// Candidates kept.
+const MAX_CANDIDATES: usize = 100;
+/// Pings under way at most; the oldest is given up for a new one.
+const MAX_PINGS: usize = 256;
+/// Received pings remembered, to answer each once.
+const MAX_SEEN: usize = 64;
+/// Between two call-me-maybes taken from one peer (RELIABILITY.md row 47).
+const CMM_SPACING: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Candidate {
+    netmap: bool,
+    call_me_maybe: bool,
+    last_ping: Option<Instant>,
+    /// Last sign: a pong of it, or a ping from it.
+    heard: Option<Instant>,
+}
+
+/// A ping that waits for its pong.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SentPing {
+    /// Where it went; what a pong validates.
+    pub(crate) to: Path,
+    /// When.
+    pub(crate) at: Instant,
+    /// For `ping` of the command line.
+    pub(crate) cli: Option<u64>,
+}
+
+/// Everything about reaching one peer.
+#[derive(Debug)]
+pub(crate) struct PeerPaths {
+    pub(crate) key: NodePublic,
+    pub(crate) disco: Option<DiscoPublic>,
+    pub(crate) home: Option<RegionId>,
+    /// The region the peer last reached us by.
+    pub(crate) reverse: Option<RegionId>,
+    candidates: BTreeMap<SocketAddr, Candidate>,
+    pub(crate) best: Option<Best>,
+    pings: BTreeMap<TxId, SentPing>,
+    seen: VecDeque<(TxId, Path)>,
+    last_full_ping: Option<Instant>,
+    /// No candidate is due before; spares the walk over them per packet.
+    full_ping_from: Option<Instant>,
+    pub(crate) last_user: Option<Instant>,
+    pub(crate) last_write: Option<DateTime<Utc>>,
+    pub(crate) heartbeat_at: Option<Instant>,
+    /// A call-me-maybe waits for fresh endpoints.
+    pub(crate) cmm_waits: bool,
+    last_cmm: Option<Instant>,
+    /// The deadline this peer is registered under at the parent.
+    pub(crate) armed: Option<Instant>,
+}
+
+impl PeerPaths {
+    /// Nothing known but the key.
+    pub(crate) const fn new(key: NodePublic, disco: Option<DiscoPublic>) -> Self {
+        Self {
+            key,
+            disco,
+            home: None,
+            reverse: None,
+            candidates: BTreeMap::new(),
+            best: None,
+            pings: BTreeMap::new(),
+            seen: VecDeque::new(),
+            last_full_ping: None,
+            full_ping_from: None,
+            last_user: None,
+            last_write: None,
+            heartbeat_at: None,
+            cmm_waits: false,
+            last_cmm: None,
+            armed: None,
+        }
+    }
+
+    /// Starts over after the peer restarted; home and counters stay.
+    pub(crate) fn reset(&mut self, key: NodePublic, disco: Option<DiscoPublic>) {
+        *self = Self {
+            home: self.home,
+            reverse: self.reverse.filter(|_| self.key == key),
+            last_user: self.last_user,
+            last_write: self.last_write,
+            armed: self.armed,
+            ..Self::new(key, disco)
+        };
+    }
+
+    /// The relay region to use: where the peer last reached us, else its home.
+    pub(crate) fn relay(&self) -> Option<RegionId> {
+        self.reverse.or(self.home)
+    }
+
+    /// User traffic within the session time.
+    pub(crate) fn active(&self, now: Instant) -> bool {
+        self.last_user.is_some_and(|t| now < t + SESSION)
+    }
+
+    /// The best address and whether it is trusted.
+    pub(crate) fn best_at(&self, now: Instant) -> Option<(SocketAddr, bool)> {
+        self.best.map(|b| (b.addr, now <= b.trust_until))
+    }
+
+    /// Takes the netmap's endpoints.
+    pub(crate) fn set_netmap(&mut self, endpoints: &[SocketAddr]) {
+        for c in self.candidates.values_mut() {
+            c.netmap = false;
+        }
+        for addr in endpoints.iter().take(MAX_CANDIDATES) {
+            if may_probe(*addr) {
+                self.candidates.entry(*addr).or_default().netmap = true;
+            }
+        }
+        self.prune();
+        self.full_ping_from = None;
+    }
+
+    /// Takes a call-me-maybe: its endpoints replace those of the last one and may be pinged at once. False
+    /// when it came too soon.
+    pub(crate) fn set_call_me_maybe(&mut self, endpoints: &[SocketAddr], now: Instant) -> bool {
+        if self.last_cmm.is_some_and(|t| now < t + CMM_SPACING) {
+            return false;
+        }
+        self.last_cmm = Some(now);
+        for c in self.candidates.values_mut() {
+            c.call_me_maybe = false;
+        }
+        for addr in endpoints.iter().take(MAX_CANDIDATES) {
+            if may_probe(*addr) {
+                let c = self.candidates.entry(*addr).or_default();
+                c.call_me_maybe = true;
+                c.last_ping = None;
+            }
+        }
+        self.prune();
+        self.full_ping_from = None;
+        true
+    }
+
+    /// Notes a ping from the peer; false when it was answered already.
+    pub(crate) fn note_ping(&mut self, tx: TxId, from: Path, now: Instant) -> bool {
+        if self.seen.contains(&(tx, from)) {
+            return false;
+        }
+        if self.seen.len() >= MAX_SEEN {
+            self.seen.pop_front();
+        }
+        self.seen.push_back((tx, from));
+        if let Path::Direct(addr) = from
+            && may_probe(addr)
+        {
+            let known = self.candidates.len();
+            self.candidates.entry(addr).or_default().heard = Some(now);
+            if self.candidates.len() != known {
+                self.full_ping_from = None;
+                self.prune();
+            }
+        }
+        true
+    }
+
+    /// Keeps the candidates bounded: first go those nobody vouches for, the longest unheard first.
+    fn prune(&mut self) {
+        let best = self.best.map(|b| b.addr);
+        self.candidates
+            .retain(|a, c| c.netmap || c.call_me_maybe || c.heard.is_some() || Some(*a) == best);
+        while self.candidates.len() > MAX_CANDIDATES {
+            let worst = self
+                .candidates
+                .iter()
+                .filter(|(a, _)| Some(**a) != best)
+                .min_by_key(|(_, c)| (c.netmap || c.call_me_maybe, c.heard))
+                .map(|(a, _)| *a);
+            let Some(worst) = worst else {
+                break;
+            };
+            self.candidates.remove(&worst);
+        }
+    }
+
+    /// The candidates due for a ping, marked as pinged.
+    pub(crate) fn take_due_candidates(&mut self, now: Instant) -> Vec<SocketAddr> {
+        if self.full_ping_from.is_some_and(|t| now < t) {
+            return Vec::new();
+        }
+        self.last_full_ping = Some(now);
+        let mut due = Vec::new();
+        let mut from = now + PING_SPACING;
+        for (addr, c) in &mut self.candidates {
+            match c.last_ping {
+                Some(t) if now < t + PING_SPACING => from = from.min(t + PING_SPACING),
+                _ => {
+                    c.last_ping = Some(now);
+                    due.push(*addr);
+                }
+            }
+        }
+        self.full_ping_from = Some(from);
+        due
+    }
+
+    /// All candidates, whatever was pinged when.
+    pub(crate) fn candidates(&self) -> Vec<SocketAddr> {
+        self.candidates.keys().copied().collect()
+    }
+
+    /// Whether something better than the best should be looked for.
+    pub(crate) fn wants_full_ping(&self, now: Instant) -> bool {
+        let (Some(best), Some(last)) = (self.best, self.last_full_ping) else {
+            return true;
+        };
+        now > best.trust_until || (best.latency > GOOD_ENOUGH && now >= last + UPGRADE)
+    }
+
+    /// Registers a ping that is being sent.
+    pub(crate) fn note_sent(&mut self, tx: TxId, ping: SentPing) {
+        if self.pings.len() >= MAX_PINGS {
+            let oldest = self.pings.iter().min_by_key(|(_, p)| p.at).map(|(t, _)| *t);
+            if let Some(oldest) = oldest {
+                self.pings.remove(&oldest);
+            }
+        }
+        self.pings.insert(tx, ping);
+    }
+
+    /// Takes a pong: which ping it answers; a direct path may become the best.
+    pub(crate) fn take_pong(&mut self, tx: &TxId, now: Instant) -> Option<SentPing> {
+        let ping = self.pings.remove(tx)?;
+        let Path::Direct(addr) = ping.to else {
+            return Some(ping);
+        };
+        let latency = now.saturating_duration_since(ping.at);
+        self.candidates.entry(addr).or_default().heard = Some(now);
+        let trusted = self.best.filter(|b| now <= b.trust_until);
+        let better = is_better((addr, latency), trusted.map(|b| (b.addr, b.latency)));
+        if better || self.best.is_some_and(|b| b.addr == addr) {
+            self.best = Some(Best {
+                addr,
+                latency,
+                trust_until: now + TRUST,
+            });
+        }
+        Some(ping)
+    }
+
+    /// Gives up pings that are too old, and the best address when it went silent.
+    pub(crate) fn expire_pings(&mut self, now: Instant) {
+        let best = self.best;
+        let mut silent = false;
+        self.pings.retain(|_, p| {
+            let keep = now < p.at + PING_TIMEOUT;
+            if !keep && best.is_some_and(|b| p.to == Path::Direct(b.addr) && now > b.trust_until) {
+                silent = true;
+            }
+            keep
+        });
+        if silent {
+            self.best = None;
+        }
+    }
+
+    /// All paths are doubtful.
+    pub(crate) fn distrust(&mut self) {
+        self.best = None;
+        self.full_ping_from = None;
+        for c in self.candidates.values_mut() {
+            c.last_ping = None;
+        }
+    }
+
+    /// When this peer next needs time.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let ping = self.pings.values().map(|p| p.at + PING_TIMEOUT).min();
+        [ping, self.heartbeat_at].into_iter().flatten().min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Now;
+
+    fn addr(n: u16) -> SocketAddr {
+        format!("203.0.113.1:{n}").parse().unwrap()
+    }
+
+    fn peer() -> PeerPaths {
+        PeerPaths::new(NodePublic::from_bytes([1; 32]), None)
+    }
+
+    fn ping(p: &mut PeerPaths, n: u8, to: SocketAddr, at: Instant) {
+        p.note_sent(
+            [n; 12],
+            SentPing {
+                to: Path::Direct(to),
+                at,
+                cli: None,
+            },
+        );
+    }
+
+    #[test]
+    fn the_pinged_address_is_validated_and_trust_runs_out() {
+        let now = Now::read().mono;
+        let mut p = peer();
+        ping(&mut p, 1, addr(1), now);
+        let pong = now + Duration::from_millis(10);
+        assert!(p.take_pong(&[9; 12], pong).is_none());
+        assert!(p.take_pong(&[1; 12], pong).is_some());
+        assert_eq!(p.best_at(pong + TRUST), Some((addr(1), true)));
+        assert_eq!(p.best_at(pong + TRUST + TRUST), Some((addr(1), false)));
+    }
+
+    #[test]
+    fn a_silent_best_is_dropped_only_after_its_trust() {
+        let now = Now::read().mono;
+        let mut p = peer();
+        ping(&mut p, 1, addr(1), now);
+        p.take_pong(&[1; 12], now).unwrap();
+        ping(&mut p, 2, addr(1), now + HEARTBEAT);
+        p.expire_pings(now + HEARTBEAT + PING_TIMEOUT);
+        assert!(p.best.is_none());
+        ping(&mut p, 3, addr(1), now);
+        p.take_pong(&[3; 12], now).unwrap();
+        ping(&mut p, 4, addr(1), now);
+        p.expire_pings(now + PING_TIMEOUT);
+        assert!(p.best.is_some());
+    }
+
+    #[test]
+    fn candidates_are_pinged_every_five_seconds_and_a_ping_is_answered_once() {
+        let now = Now::read().mono;
+        let mut p = peer();
+        p.set_netmap(&[addr(1), addr(2)]);
+        assert_eq!(p.take_due_candidates(now), [addr(1), addr(2)]);
+        assert!(p.take_due_candidates(now + HEARTBEAT).is_empty());
+        assert!(p.note_ping([1; 12], Path::Direct(addr(3)), now));
+        assert!(!p.note_ping([1; 12], Path::Direct(addr(3)), now));
+        assert_eq!(p.take_due_candidates(now + HEARTBEAT), [addr(3)]);
+        assert_eq!(p.take_due_candidates(now + PING_SPACING), [addr(1), addr(2)]);
+    }
+
+    #[test]
+    fn candidates_and_call_me_maybes_are_bounded() {
+        let now = Now::read().mono;
+        let mut p = peer();
+        p.set_netmap(&[addr(1)]);
+        for n in 2..500 {
+            p.note_ping([(n % 250) as u8; 12], Path::Direct(addr(n)), now);
+        }
+        assert!(p.candidates.len() <= MAX_CANDIDATES);
+        assert!(p.candidates.contains_key(&addr(1)));
+        assert!(p.set_call_me_maybe(&[addr(9)], now));
+        assert!(!p.set_call_me_maybe(&[addr(10)], now + Duration::from_millis(900)));
+    }
+}

@@ -1,0 +1,359 @@
+//! What control told us: ourselves, peers, relays, names, filter. Applies whole maps and deltas
+//! (control.md 6.4) and says what changed. Control may be hostile: everything is bounded.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::clock::Now;
+use crate::keys::{DiscoPublic, NodeId, UserId};
+use crate::wire::{
+    DerpMap, DnsConfig, FilterRule, MapResponse, Node, PeerChange, SshPolicy, UserProfile,
+};
+
+const MAX_PEERS: usize = 20_000;
+const MAX_PROFILES: usize = 40_000;
+const MAX_CHUNKS: usize = 10_000;
+/// Control's clock counts only when it is further off than this (control.md 10.6).
+const CLOCK_SLACK: TimeDelta = TimeDelta::minutes(1);
+/// Before this, control's clock is nonsense: 2023-01-10.
+const CLOCK_EPOCH: i64 = 1_673_308_800;
+
+/// What a message changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Changes {
+    /// Peers added or changed in whatever way.
+    pub(crate) peers: BTreeSet<NodeId>,
+    /// Peers that are gone.
+    pub(crate) removed: BTreeSet<NodeId>,
+    /// Names, addresses, routes or capabilities of nodes changed: tables must be built anew.
+    pub(crate) tables: bool,
+    /// The relays changed.
+    pub(crate) derp: bool,
+    /// DNS settings changed.
+    pub(crate) dns: bool,
+    /// The packet filter changed.
+    pub(crate) filter: bool,
+}
+
+/// The netmap.
+#[derive(Debug, Default)]
+pub(crate) struct Netmap {
+    /// Ourselves.
+    pub(crate) node: Option<Node>,
+    /// Peers.
+    pub(crate) peers: BTreeMap<NodeId, Node>,
+    /// Users.
+    pub(crate) profiles: BTreeMap<UserId, UserProfile>,
+    /// Relays.
+    pub(crate) derp: DerpMap,
+    /// DNS settings.
+    pub(crate) dns: DnsConfig,
+    /// Tailnet name.
+    pub(crate) domain: String,
+    chunks: BTreeMap<String, Vec<FilterRule>>,
+    ssh: Option<SshPolicy>,
+    clock_offset: Option<TimeDelta>,
+    fresh_pending: bool,
+}
+
+/// Whether two versions of a node differ in what tables are built of.
+fn differs_in_tables(a: &Node, b: &Node) -> bool {
+    a.name != b.name
+        || a.addresses != b.addresses
+        || a.allowed_ips != b.allowed_ips
+        || a.cap_map != b.cap_map
+        || a.unsigned_peer_api_only != b.unsigned_peer_api_only
+        || a.is_jailed != b.is_jailed
+        || a.expired != b.expired
+        || a.key_expiry != b.key_expiry
+}
+
+impl Netmap {
+    /// Applies one message. A `fresh` one starts from nothing.
+    pub(crate) fn apply(&mut self, m: &MapResponse, fresh: bool, now: Now) -> Changes {
+        if let Some(theirs) = m.control_time {
+            self.set_clock(theirs, now);
+        }
+        self.fresh_pending |= fresh;
+        if m.keep_alive {
+            return Changes::default();
+        }
+        let mut changes = Changes::default();
+        if self.fresh_pending {
+            if m.node.is_none() {
+                tracing::warn!("the first map of a stream lacks ourselves and is ignored");
+                return changes;
+            }
+            self.fresh_pending = false;
+            self.start_over(m, &mut changes);
+        }
+        self.apply_peers(m, now, &mut changes);
+        if let Some(node) = &m.node {
+            changes.tables |= self.node.as_ref().is_none_or(|old| differs_in_tables(old, node));
+            self.node = Some(node.clone());
+        }
+        for profile in m.user_profiles.iter().take(MAX_PROFILES) {
+            if self.profiles.len() < MAX_PROFILES || self.profiles.contains_key(&profile.id) {
+                self.profiles.insert(profile.id, profile.clone());
+            }
+        }
+        if let Some(derp) = &m.derp_map {
+            changes.derp |= self.apply_derp(derp);
+        }
+        if let Some(dns) = &m.dns_config {
+            changes.dns |= self.dns != *dns;
+            self.dns = dns.clone();
+        }
+        if !m.domain.is_empty() {
+            self.domain.clone_from(&m.domain);
+        }
+        self.apply_filter(m, &mut changes);
+        if let Some(ssh) = &m.ssh_policy {
+            self.ssh = Some(ssh.clone());
+        }
+        changes
+    }
+
+    /// A new stream: what the message does not name is gone, except peers, which are compared.
+    fn start_over(&mut self, m: &MapResponse, changes: &mut Changes) {
+        if m.peers.as_ref().is_none_or(Vec::is_empty) {
+            changes.removed = self.peers.keys().copied().collect();
+            changes.tables |= !self.peers.is_empty();
+            self.peers.clear();
+        }
+        changes.filter = !self.chunks.is_empty();
+        self.chunks.clear();
+        self.profiles.clear();
+        if m.dns_config.is_none() {
+            changes.dns |= self.dns != DnsConfig::default();
+            self.dns = DnsConfig::default();
+        }
+        self.ssh = None;
+    }
+
+    fn set_clock(&mut self, theirs: DateTime<Utc>, now: Now) {
+        let offset = theirs.signed_duration_since(now.wall);
+        let plausible = theirs.timestamp() >= CLOCK_EPOCH;
+        self.clock_offset = (plausible && offset.abs() > CLOCK_SLACK).then_some(offset);
+    }
+
+    fn put_peer(&mut self, node: &Node, changes: &mut Changes) {
+        if node.id.0 == 0 || node.key.is_zero() {
+            tracing::debug!("a peer without id or key is ignored");
+            return;
+        }
+        match self.peers.get(&node.id) {
+            Some(old) if old == node => return,
+            Some(old) => changes.tables |= differs_in_tables(old, node),
+            None if self.peers.len() >= MAX_PEERS => {
+                tracing::warn!("the network has too many nodes: some are left out");
+                return;
+            }
+            None => changes.tables = true,
+        }
+        changes.peers.insert(node.id);
+        changes.removed.remove(&node.id);
+        self.peers.insert(node.id, node.clone());
+    }
+
+    fn apply_peers(&mut self, m: &MapResponse, now: Now, changes: &mut Changes) {
+        // An empty list means unchanged; a first message without peers has removed them already.
+        if let Some(peers) = m.peers.as_ref().filter(|p| !p.is_empty()) {
+            let keep: BTreeSet<NodeId> = peers.iter().map(|p| p.id).collect();
+            let gone = self.peers.keys().copied().filter(|id| !keep.contains(id));
+            for id in gone.collect::<Vec<_>>() {
+                self.remove_peer(id, changes);
+            }
+            for node in peers {
+                self.put_peer(node, changes);
+            }
+            return;
+        }
+        for node in m.peers_changed.iter().flatten() {
+            self.put_peer(node, changes);
+        }
+        for id in m.peers_removed.iter().flatten() {
+            self.remove_peer(*id, changes);
+        }
+        for patch in m.peers_changed_patch.iter().flatten() {
+            self.patch_peer(patch, changes);
+        }
+        for (id, seen) in m.peer_seen_change.iter().flatten() {
+            if let Some(p) = self.peers.get_mut(id) {
+                p.last_seen = seen.then_some(now.wall);
+            }
+        }
+        for (id, online) in m.online_change.iter().flatten() {
+            if let Some(p) = self.peers.get_mut(id) {
+                p.online = Some(*online);
+            }
+        }
+    }
+
+    fn remove_peer(&mut self, id: NodeId, changes: &mut Changes) {
+        if self.peers.remove(&id).is_some() {
+            changes.peers.remove(&id);
+            changes.removed.insert(id);
+            changes.tables = true;
+        }
+    }
+
+    fn patch_peer(&mut self, patch: &PeerChange, changes: &mut Changes) {
+        let Some(old) = self.peers.get(&patch.node_id) else {
+            return;
+        };
+        // A disco key from before the peer told us its new one by itself (control.md 6.4).
+        let stale = patch.disco_key.is_some()
+            && patch.online == Some(false)
+            && patch.last_seen <= old.last_seen;
+        if stale {
+            return;
+        }
+        let mut node = old.clone();
+        if patch.derp_region.0 != 0 {
+            node.home_derp = patch.derp_region;
+        }
+        if patch.cap.0 != 0 {
+            node.cap = patch.cap;
+        }
+        if let Some(caps) = &patch.cap_map {
+            node.cap_map.clone_from(caps);
+        }
+        if !patch.endpoints.is_empty() {
+            node.endpoints.clone_from(&patch.endpoints);
+        }
+        if let Some(key) = patch.key {
+            node.key = key;
+        }
+        if patch.key_signature.is_some() {
+            node.key_signature.clone_from(&patch.key_signature);
+        }
+        if let Some(disco) = patch.disco_key {
+            node.disco_key = disco;
+        }
+        if patch.online.is_some() {
+            node.online = patch.online;
+        }
+        if patch.last_seen.is_some() {
+            node.last_seen = patch.last_seen;
+        }
+        if let Some(expiry) = patch.key_expiry {
+            node.key_expiry = expiry;
+        }
+        self.put_peer(&node, changes);
+    }
+
+    fn apply_derp(&mut self, new: &DerpMap) -> bool {
+        let before = self.derp.clone();
+        // Empty regions and absent parameters mean unchanged.
+        if !new.regions.is_empty() {
+            self.derp.regions = new
+                .regions
+                .iter()
+                .filter(|(id, r)| r.region_id == **id && id.0 != 0)
+                .map(|(id, r)| (*id, r.clone()))
+                .collect();
+            self.derp.omit_default_regions = new.omit_default_regions;
+        }
+        if new.home_params.is_some() {
+            self.derp.home_params.clone_from(&new.home_params);
+        }
+        before != self.derp
+    }
+
+    fn apply_filter(&mut self, m: &MapResponse, changes: &mut Changes) {
+        if let Some(base) = &m.packet_filter {
+            changes.filter = true;
+            self.chunks.insert("base".to_owned(), base.clone());
+        }
+        let Some(chunks) = &m.packet_filters else {
+            return;
+        };
+        changes.filter = true;
+        if chunks.get("*").is_some_and(Option::is_none) {
+            self.chunks.clear();
+        }
+        for (name, rules) in chunks.iter().filter(|(name, _)| *name != "*") {
+            match rules {
+                Some(rules) if self.chunks.len() < MAX_CHUNKS => {
+                    self.chunks.insert(name.clone(), rules.clone());
+                }
+                Some(_) => tracing::warn!("the packet filter has too many parts: one is left out"),
+                None => {
+                    self.chunks.remove(name);
+                }
+            }
+        }
+    }
+
+    /// All filter rules, in order.
+    pub(crate) fn rules(&self) -> impl Iterator<Item = &FilterRule> {
+        self.chunks.values().flatten()
+    }
+
+    /// Takes a disco key the peer told us itself.
+    pub(crate) fn set_disco(&mut self, id: NodeId, disco: DiscoPublic) {
+        if let Some(p) = self.peers.get_mut(&id) {
+            p.disco_key = disco;
+        }
+    }
+
+    /// The time by control's clock, by which peers expire.
+    fn peer_time(&self, now: Now) -> DateTime<Utc> {
+        self.clock_offset
+            .and_then(|o| now.wall.checked_add_signed(o))
+            .unwrap_or(now.wall)
+    }
+
+    /// Whether a peer's key has expired.
+    pub(crate) fn is_expired(&self, node: &Node, now: Now) -> bool {
+        node.expired || node.key_expiry.is_some_and(|t| t <= self.peer_time(now))
+    }
+
+    /// Whether our own key has expired; by our own clock (control.md 10.6).
+    pub(crate) fn self_expired(&self, now: Now) -> bool {
+        self.node
+            .as_ref()
+            .is_some_and(|n| n.expired || n.key_expiry.is_some_and(|t| t <= now.wall))
+    }
+
+    /// How long until the next key expires.
+    pub(crate) fn next_expiry(&self, now: Now) -> Option<std::time::Duration> {
+        let peer_now = self.peer_time(now);
+        let peers = self.peers.values().filter_map(|p| p.key_expiry);
+        let peers = peers.filter(|t| *t > peer_now).map(|t| t.signed_duration_since(peer_now));
+        let own = self.node.as_ref().and_then(|n| n.key_expiry);
+        let own = own.filter(|t| *t > now.wall).map(|t| t.signed_duration_since(now.wall));
+        peers.chain(own).min().and_then(|d| d.to_std().ok())
+    }
+
+    /// The MagicDNS suffix, without dots at the ends.
+    pub(crate) fn suffix(&self) -> &str {
+        let name = self.node.as_ref().map(|n| n.name.as_str()).unwrap_or_default();
+        let suffix = name.split_once('.').map(|(_, s)| s).unwrap_or_default();
+        suffix.trim_end_matches('.')
+    }
+
+    /// Our own addresses.
+    pub(crate) fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.node.iter().flat_map(|n| &n.addresses).map(ipnet::IpNet::addr)
+    }
+
+    /// Everything as one message, for keeping.
+    pub(crate) fn snapshot(&self) -> Option<MapResponse> {
+        let chunks = self.chunks.iter().map(|(n, r)| (n.clone(), Some(r.clone())));
+        Some(MapResponse {
+            node: Some(self.node.clone()?),
+            derp_map: Some(self.derp.clone()),
+            peers: Some(self.peers.values().cloned().collect()).filter(|p: &Vec<Node>| !p.is_empty()),
+            dns_config: Some(self.dns.clone()),
+            domain: self.domain.clone(),
+            packet_filters: Some(chunks.collect()),
+            user_profiles: self.profiles.values().cloned().collect(),
+            ssh_policy: self.ssh.clone(),
+            ..MapResponse::default()
+        })
+    }
+}

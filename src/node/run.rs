@@ -1,0 +1,203 @@
+//! The daemon: makes the parts in order, starts their tasks, waits for a signal, puts everything back.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+use super::core::{self, CoreParts};
+use super::lifecycle::{self, LifecycleParts};
+use super::localapi::{self, Api};
+use super::os::OsHandle;
+use super::os::resolv::ResolvConf;
+use super::os::routes::BYPASS_MARK;
+use super::state_file::{StateDir, StateError};
+use super::tun::Tun;
+use super::udp::Udp;
+use super::linkmon;
+use crate::clock::Rng;
+use crate::derp::client::DialOptions;
+
+/// How long putting things back may take.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// What the daemon is started with.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Where keys and netmap are kept.
+    pub state_dir: PathBuf,
+    /// Where the command line finds us.
+    pub socket: PathBuf,
+    /// Name of the TUN interface.
+    pub tun: String,
+    /// UDP port; 0 is any.
+    pub port: u16,
+    /// Segmentation offload of the TUN.
+    pub offload: bool,
+}
+
+/// Why the daemon could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The LocalAPI socket.
+    #[error("cannot listen on {path}: {source}")]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The TUN device.
+    #[error(
+        "cannot make the interface {name}: {source}; run as root, load the tun module, or give another --tun"
+    )]
+    Tun {
+        /// Which.
+        name: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Anything else.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl RunError {
+    /// Whether the user can mend it.
+    #[must_use]
+    pub const fn is_users(&self) -> bool {
+        !matches!(self, Self::Io { .. })
+    }
+}
+
+fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
+    move |source| RunError::Io { what, source }
+}
+
+/// Whether sockets may carry the mark that keeps them out of the tunnel.
+fn usable_mark() -> Option<u32> {
+    let probe = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).ok()?;
+    match probe.set_mark(BYPASS_MARK) {
+        Ok(()) => Some(BYPASS_MARK),
+        Err(e) => {
+            tracing::warn!("sockets cannot be marked ({e}); exit routes would loop");
+            None
+        }
+    }
+}
+
+/// The host's certificate roots, and the built-in ones where the host has none.
+fn roots() -> Arc<rustls::RootCertStore> {
+    let mut store = rustls::RootCertStore::empty();
+    let native = rustls_native_certs::load_native_certs();
+    let (added, _) = store.add_parsable_certificates(native.certs);
+    if added == 0 {
+        store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    Arc::new(store)
+}
+
+async fn stop_signal() {
+    let (Ok(mut term), Ok(mut int)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        tracing::error!("signals cannot be caught");
+        return;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    tracing::info!("stopping");
+}
+
+/// Runs the daemon until SIGTERM, SIGINT or `shutdown`.
+///
+/// # Errors
+/// When a part cannot be made; nothing of the host is changed then.
+pub async fn run(config: NodeConfig) -> Result<(), RunError> {
+    // With no provider chosen the first TLS connection would panic; a host program may have chosen.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut rng = Rng::from_os();
+    let dir = StateDir::open(&config.state_dir)?;
+    let state = dir.load(&mut rng)?;
+    let resolv = ResolvConf::new(std::path::Path::new("/"), dir.path());
+    // A backup that is still there means that the last daemon was killed.
+    if let Err(e) = resolv.restore() {
+        tracing::warn!("resolv.conf of before the last crash cannot be put back: {e}");
+    }
+    let socket = localapi::bind(&config.socket).map_err(|source| RunError::Socket {
+        path: config.socket.clone(),
+        source,
+    })?;
+    let options = DialOptions {
+        mark: usable_mark(),
+        roots: roots(),
+    };
+    let tun = Tun::open(&config.tun, config.offload).map_err(|source| RunError::Tun {
+        name: config.tun.clone(),
+        source,
+    })?;
+    let udp = Udp::bind(config.port, options.mark).map_err(io_error("bind the UDP sockets"))?;
+    let ports = udp.ports();
+    let mut tasks = JoinSet::new();
+    let links = linkmon::watch_links(tun.name().to_owned(), &mut tasks)
+        .map_err(io_error("watch the network"))?;
+    let os = OsHandle::start(tun.name().to_owned(), tun.index(), resolv.clone())
+        .map_err(io_error("open netlink"))?;
+    tracing::info!("interface {}, UDP ports {ports:?}", tun.name());
+    let core = core::start(
+        CoreParts {
+            udp,
+            tun,
+            options: options.clone(),
+            resolv,
+            rng: rng.fork(),
+        },
+        &mut tasks,
+    );
+    let (lifecycle, backend) = lifecycle::new(
+        LifecycleParts {
+            dir,
+            state,
+            core: core.clone(),
+            os,
+            links,
+            ports,
+            rng,
+        },
+        options,
+    );
+    tasks.spawn(localapi::serve(socket, Api { backend, core }));
+    let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
+    let lifecycle = lifecycle.run(async {
+        stop_signal().await;
+        let _ = stopping.send(());
+    });
+    tokio::pin!(lifecycle);
+    let late = async {
+        // Ended by `shutdown` instead: then only the lifecycle's own end counts.
+        if stopped.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(STOP_LIMIT).await;
+    };
+    tokio::select! {
+        () = &mut lifecycle => {}
+        () = late => tracing::error!("the host's network could not be put back within 5 s"),
+    }
+    tasks.shutdown().await;
+    Ok(())
+}

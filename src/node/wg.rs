@@ -1,0 +1,556 @@
+//! WireGuard by gotatun, behind our own seam: no type of it gets out. Owns one lazy session per peer, the
+//! map from receiver index to peer, the under-load protection, and when each session must be ticked.
+//!
+//! gotatun reads the clock itself; this is the one pure file excused from the rule on time. An idle session
+//! is not ticked at all: it is brought up to date when the next packet wants it, and dropped after ten
+//! minutes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use gotatun::noise::index_table::IndexTable;
+use gotatun::noise::rate_limiter::RateLimiter;
+use gotatun::noise::{Tunn, TunnResult};
+use gotatun::packet::{Packet, WgKind};
+use gotatun::tun::MtuWatcher;
+use gotatun::x25519::{PublicKey, StaticSecret};
+
+use crate::keys::{NodeId, NodePrivate, NodePublic};
+
+/// How often a busy session is ticked.
+const TICK: Duration = Duration::from_millis(250);
+/// A session with no data either way for this long needs no ticks: passive keepalive (10 s) and the new
+/// handshake after silence (15 s) are over.
+const BUSY: Duration = Duration::from_secs(20);
+/// A handshake is given up after 90 s; then nothing is due.
+const HANDSHAKING: Duration = Duration::from_secs(92);
+/// Keys are worthless after 180 s; the rest of a session is dropped then some.
+const FORGET: Duration = Duration::from_secs(600);
+/// Handshakes per second and source before a cookie is asked for.
+const PER_SOURCE: u64 = 100;
+/// Handshakes per second from all sources before a cookie is asked of everyone: spoofed sources would
+/// each have their own budget (RELIABILITY.md row 49).
+const OVERALL: u32 = 200;
+/// Receiver indices remembered per peer: eight sessions and the tries of a handshake.
+const INDICES: usize = 32;
+/// Plaintext is padded to 16 bytes, but never beyond the interface's MTU.
+const MTU: u16 = 1280;
+
+/// What came of an incoming datagram or a tick.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// The peer, once it is known for sure.
+    pub(crate) peer: Option<NodeId>,
+    /// Datagrams for the peer.
+    pub(crate) send: Vec<Bytes>,
+    /// A cookie reply for whoever sent the datagram, known or not.
+    pub(crate) reply: Option<Bytes>,
+    /// A decrypted packet, not yet checked.
+    pub(crate) packet: Option<Bytes>,
+    /// A session was established.
+    pub(crate) established: bool,
+    /// Why nothing came of it.
+    pub(crate) dropped: Option<&'static str>,
+}
+
+impl Outcome {
+    fn drop(reason: &'static str) -> Self {
+        Self {
+            dropped: Some(reason),
+            ..Self::default()
+        }
+    }
+}
+
+/// Counters of a session.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Stats {
+    /// Ciphertext and handshakes received.
+    pub(crate) rx_bytes: u64,
+    /// Ciphertext and handshakes sent.
+    pub(crate) tx_bytes: u64,
+    /// Time since the last handshake.
+    pub(crate) since_handshake: Option<Duration>,
+}
+
+struct Session {
+    tunn: Tunn,
+    key: NodePublic,
+    indices: VecDeque<u32>,
+    last_data: Instant,
+    handshake_since: Option<Instant>,
+    tick_at: Instant,
+    last_tick: Instant,
+    /// We answered a handshake; the first packet that decrypts shows that the initiator has our answer.
+    unconfirmed: bool,
+}
+
+/// All sessions of this node.
+pub(crate) struct WireGuard {
+    secret: StaticSecret,
+    public: PublicKey,
+    sessions: HashMap<NodeId, Session>,
+    by_index: HashMap<u32, NodeId>,
+    timers: BTreeSet<(Instant, NodeId)>,
+    /// Counters of sessions that were dropped.
+    past: BTreeMap<NodeId, (u64, u64)>,
+    table: IndexTable,
+    limiter: Arc<RateLimiter>,
+    /// Demands a cookie from everyone; used while the overall limit is passed.
+    strict: RateLimiter,
+    window: Option<Instant>,
+    in_window: u32,
+    mtu: MtuWatcher,
+}
+
+impl std::fmt::Debug for WireGuard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WireGuard")
+            .field("sessions", &self.sessions.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn freeze(kind: WgKind) -> Bytes {
+    let mut packet: Packet = kind.into();
+    std::mem::take(packet.buf_mut()).freeze()
+}
+
+/// The address a relayed peer's handshakes are counted under: one per node key.
+pub(crate) fn relay_source(key: &NodePublic) -> SocketAddr {
+    let mut ip = [0_u8; 16];
+    ip.copy_from_slice(key.as_bytes().first_chunk::<16>().unwrap_or(&[0; 16]));
+    ip[0] = 0xfc;
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::from(ip)), 1)
+}
+
+fn sender_index(datagram: &[u8]) -> Option<u32> {
+    match datagram.first()? {
+        1 | 2 => Some(u32::from_le_bytes(*datagram.get(4..)?.first_chunk()?)),
+        _ => None,
+    }
+}
+
+impl WireGuard {
+    /// Sessions of the node with this key.
+    pub(crate) fn new(key: &NodePrivate) -> Self {
+        let secret = StaticSecret::from(*key.expose());
+        let public = PublicKey::from(&secret);
+        Self {
+            limiter: Arc::new(RateLimiter::new(&public, PER_SOURCE)),
+            strict: RateLimiter::new(&public, 0),
+            secret,
+            public,
+            sessions: HashMap::new(),
+            by_index: HashMap::new(),
+            timers: BTreeSet::new(),
+            past: BTreeMap::new(),
+            table: IndexTable::from_os_rng(),
+            window: None,
+            in_window: 0,
+            mtu: MtuWatcher::new(MTU),
+        }
+    }
+
+    /// Forgets a peer's session: it was removed, or it restarted.
+    pub(crate) fn remove(&mut self, id: NodeId) {
+        if let Some(s) = self.sessions.remove(&id) {
+            self.timers.remove(&(s.tick_at, id));
+            for i in &s.indices {
+                self.by_index.remove(i);
+            }
+            let (_, tx, rx, _, _) = s.tunn.stats();
+            let past = self.past.entry(id).or_default();
+            past.0 += u64::try_from(rx).unwrap_or_default();
+            past.1 += u64::try_from(tx).unwrap_or_default();
+        }
+    }
+
+    /// Forgets a peer wholly, its counters too.
+    pub(crate) fn forget(&mut self, id: NodeId) {
+        self.remove(id);
+        self.past.remove(&id);
+    }
+
+    /// Counters of a peer.
+    pub(crate) fn stats(&self, id: NodeId) -> Stats {
+        let (past_rx, past_tx) = self.past.get(&id).copied().unwrap_or_default();
+        let now = self.sessions.get(&id).map(|s| s.tunn.stats());
+        let (since, tx, rx, _, _) = now.unwrap_or_default();
+        Stats {
+            rx_bytes: past_rx + u64::try_from(rx).unwrap_or_default(),
+            tx_bytes: past_tx + u64::try_from(tx).unwrap_or_default(),
+            since_handshake: since,
+        }
+    }
+
+    /// When to tick next.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// The peer whose tick is due, if any.
+    pub(crate) fn due(&self, now: Instant) -> Option<NodeId> {
+        self.timers
+            .first()
+            .filter(|(at, _)| *at <= now)
+            .map(|(_, id)| *id)
+    }
+
+    fn session(&mut self, id: NodeId, key: &NodePublic, now: Instant) -> &mut Session {
+        if self.sessions.get(&id).is_some_and(|s| s.key != *key) {
+            self.remove(id);
+        }
+        let (timers, sessions) = (&mut self.timers, &mut self.sessions);
+        sessions.entry(id).or_insert_with(|| {
+            timers.insert((now, id));
+            Session {
+                tunn: Tunn::new(
+                    self.secret.clone(),
+                    PublicKey::from(*key.as_bytes()),
+                    None,
+                    None,
+                    self.table.clone(),
+                    Arc::clone(&self.limiter),
+                ),
+                key: *key,
+                indices: VecDeque::new(),
+                last_data: now,
+                handshake_since: None,
+                tick_at: now,
+                last_tick: now,
+                unconfirmed: false,
+            }
+        })
+    }
+
+    /// Moves the session's tick to `at`.
+    fn arm(&mut self, id: NodeId, at: Instant) {
+        if let Some(s) = self.sessions.get_mut(&id) {
+            if s.tick_at != at {
+                self.timers.remove(&(s.tick_at, id));
+                s.tick_at = at;
+            }
+            self.timers.insert((at, id));
+        }
+    }
+
+    /// Marks the session busy, so that it is ticked soon.
+    fn busy(&mut self, id: NodeId, now: Instant) {
+        if let Some(s) = self.sessions.get_mut(&id) {
+            s.last_data = now;
+            if s.tick_at > now + TICK {
+                self.arm(id, now + TICK);
+            }
+        }
+    }
+
+    /// Notes the index of a handshake message we send, and since when we are at it.
+    fn note_sent(&mut self, id: NodeId, datagram: &[u8], now: Instant) {
+        let Some(index) = sender_index(datagram) else {
+            return;
+        };
+        let initiation = datagram.first() == Some(&1);
+        self.by_index.insert(index, id);
+        if let Some(s) = self.sessions.get_mut(&id) {
+            if initiation && s.handshake_since.is_none() {
+                s.handshake_since = Some(now);
+            }
+            s.indices.push_back(index);
+            if s.indices.len() > INDICES {
+                // First those no session holds any more, then the oldest.
+                let at = s.indices.iter().position(|i| !self.table.in_use(*i));
+                if let Some(old) = s.indices.remove(at.unwrap_or(0)) {
+                    self.by_index.remove(&old);
+                }
+            }
+        }
+    }
+
+    /// Encrypts `plain` for a peer, or starts a handshake and keeps it until that is done.
+    pub(crate) fn encapsulate(
+        &mut self,
+        id: NodeId,
+        key: &NodePublic,
+        plain: &[u8],
+        now: Instant,
+    ) -> Vec<Bytes> {
+        let mut out = Vec::with_capacity(1);
+        self.session(id, key, now);
+        if self.sessions.get(&id).is_some_and(|s| now >= s.last_tick + TICK) {
+            // gotatun's notion of now moves only by ticks; an idle session has had none.
+            self.tick_into(id, now, &mut out);
+        }
+        let mut buf = BytesMut::with_capacity(plain.len().next_multiple_of(16));
+        buf.extend_from_slice(plain);
+        if let Some(s) = self.sessions.get_mut(&id) {
+            let sent = s
+                .tunn
+                .handle_outgoing_packet(Packet::from_bytes(buf), Some(&mut self.mtu));
+            out.extend(sent.map(freeze));
+        }
+        for datagram in &out {
+            self.note_sent(id, datagram, now);
+        }
+        self.busy(id, now);
+        out
+    }
+
+    fn tick_into(&mut self, id: NodeId, now: Instant, out: &mut Vec<Bytes>) {
+        let Some(s) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        s.last_tick = now;
+        match s.tunn.update_timers() {
+            Ok(sent) => out.extend(sent.map(freeze)),
+            // Given up, or the keys are past use: the next packet starts over.
+            Err(_) => s.handshake_since = None,
+        }
+    }
+
+    /// Ticks a session that is [`WireGuard::due`] and plans its next tick.
+    pub(crate) fn handle_timeout(&mut self, id: NodeId, now: Instant) -> Vec<Bytes> {
+        let mut out = Vec::new();
+        self.tick_into(id, now, &mut out);
+        for datagram in &out {
+            self.note_sent(id, datagram, now);
+        }
+        let Some(s) = self.sessions.get(&id) else {
+            return out;
+        };
+        let idle = now.saturating_duration_since(s.last_data);
+        let handshaking = s.handshake_since.is_some_and(|t| now < t + HANDSHAKING);
+        if idle < BUSY || handshaking {
+            self.arm(id, now + TICK);
+        } else if idle < FORGET {
+            let at = s.last_data + FORGET;
+            self.arm(id, at);
+        } else {
+            self.remove(id);
+        }
+        out
+    }
+
+    fn verify(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) -> Result<WgKind, Outcome> {
+        let packet = Packet::from_bytes(BytesMut::from(datagram));
+        let handshake = matches!(datagram.first(), Some(1 | 2));
+        if !handshake {
+            return packet
+                .try_into_wg()
+                .map_err(|_| Outcome::drop("not wireguard"));
+        }
+        if self.window.is_none_or(|w| now >= w + Duration::from_secs(1)) {
+            self.window = Some(now);
+            self.in_window = 0;
+            self.limiter.try_reset_count();
+            self.strict.try_reset_count();
+        }
+        self.in_window = self.in_window.saturating_add(1);
+        let limiter: &RateLimiter = if self.in_window > OVERALL {
+            &self.strict
+        } else {
+            &self.limiter
+        };
+        limiter.verify_packet(from, packet).map_err(|r| match r {
+            TunnResult::WriteToNetwork(cookie) => Outcome {
+                reply: Some(freeze(cookie)),
+                dropped: Some("wireguard under load"),
+                ..Outcome::default()
+            },
+            _ => Outcome::drop("bad wireguard handshake"),
+        })
+    }
+
+    /// Handles a WireGuard datagram. `from` is where a cookie reply would go; `lookup` finds a peer of the
+    /// netmap by the node key an initiation shows.
+    pub(crate) fn decapsulate(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+        lookup: impl FnOnce(&NodePublic) -> Option<NodeId>,
+    ) -> Outcome {
+        let kind = match self.verify(from, datagram, now) {
+            Ok(kind) => kind,
+            Err(outcome) => return outcome,
+        };
+        let index = match &kind {
+            WgKind::HandshakeInit(init) => {
+                let half = gotatun::noise::handshake::parse_handshake_anon(
+                    &self.secret,
+                    &self.public,
+                    init,
+                );
+                let Ok(half) = half else {
+                    return Outcome::drop("bad wireguard handshake");
+                };
+                let key = NodePublic::from_bytes(half.peer_static_public);
+                let Some(id) = lookup(&key) else {
+                    return Outcome::drop("handshake of a stranger");
+                };
+                self.session(id, &key, now);
+                return self.feed(id, kind, now);
+            }
+            WgKind::HandshakeResp(p) => p.receiver_idx.get(),
+            WgKind::CookieReply(p) => p.receiver_idx.get(),
+            WgKind::Data(p) => p.header.receiver_idx.get(),
+        };
+        match self.by_index.get(&index) {
+            Some(&id) => self.feed(id, kind, now),
+            None => Outcome::drop("unknown session"),
+        }
+    }
+
+    fn feed(&mut self, id: NodeId, kind: WgKind, now: Instant) -> Outcome {
+        let mut out = Outcome::default();
+        if self.sessions.get(&id).is_some_and(|s| now >= s.last_tick + TICK) {
+            self.tick_into(id, now, &mut out.send);
+        }
+        let Some(s) = self.sessions.get_mut(&id) else {
+            return Outcome::drop("unknown session");
+        };
+        let response = matches!(kind, WgKind::HandshakeResp(_));
+        let initiation = matches!(kind, WgKind::HandshakeInit(_));
+        match s.tunn.handle_incoming_packet(kind) {
+            TunnResult::Done => {}
+            TunnResult::Err(e) => {
+                tracing::trace!(?e, "a WireGuard datagram was refused");
+                out.dropped = Some("wireguard refused");
+                return out;
+            }
+            TunnResult::WriteToNetwork(answer) => {
+                out.peer = Some(id);
+                out.send.push(freeze(answer));
+                if response {
+                    s.handshake_since = None;
+                    out.established = true;
+                } else if initiation {
+                    s.unconfirmed = true;
+                }
+            }
+            TunnResult::WriteToTunnel(mut packet) => {
+                out.peer = Some(id);
+                out.established = std::mem::take(&mut s.unconfirmed);
+                if !packet.is_empty() {
+                    out.packet = Some(std::mem::take(packet.buf_mut()).freeze());
+                }
+            }
+        }
+        for datagram in &out.send {
+            self.note_sent(id, datagram, now);
+        }
+        if out.packet.is_some() || response || initiation {
+            self.busy(id, now);
+        }
+        out
+    }
+
+    /// The packets that waited for the session, encrypted; to be called when it is established.
+    pub(crate) fn flush(&mut self, id: NodeId) -> Vec<Bytes> {
+        let Some(s) = self.sessions.get_mut(&id) else {
+            return Vec::new();
+        };
+        let mut out = Vec::new();
+        for kind in s.tunn.get_queued_packets(&mut self.mtu) {
+            let is_data = matches!(kind, WgKind::Data(_));
+            out.push(freeze(kind));
+            // Without a session the queue would only be turned over.
+            if !is_data {
+                break;
+            }
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Now, Rng};
+
+    const A: NodeId = NodeId(1);
+    const B: NodeId = NodeId(2);
+
+    fn keys() -> (NodePrivate, NodePrivate) {
+        let mut rng = Rng::from_seed([3; 32]);
+        (NodePrivate::generate(&mut rng), NodePrivate::generate(&mut rng))
+    }
+
+    fn from() -> SocketAddr {
+        "192.0.2.1:1".parse().unwrap()
+    }
+
+    #[test]
+    fn a_packet_starts_the_handshake_and_arrives_after_it() {
+        let now = Now::read().mono;
+        let (ka, kb) = keys();
+        let (mut a, mut b) = (WireGuard::new(&ka), WireGuard::new(&kb));
+        let init = a.encapsulate(B, &kb.public(), &[0x45; 33], now);
+        let answer = b.decapsulate(from(), &init[0], now, |k| (*k == ka.public()).then_some(A));
+        assert_eq!(answer.peer, Some(A));
+        let done = a.decapsulate(from(), &answer.send[0], now, |_| None);
+        assert!(done.established);
+        let keepalive = b.decapsulate(from(), &done.send[0], now, |_| None);
+        assert!(keepalive.established && keepalive.packet.is_none());
+        let queued = a.flush(B);
+        let got = b.decapsulate(from(), &queued[0], now, |_| None);
+        assert_eq!(got.packet.as_deref().map(|p| &p[..33]), Some(&[0x45; 33][..]));
+        // A replay is refused quietly.
+        assert!(b.decapsulate(from(), &queued[0], now, |_| None).packet.is_none());
+    }
+
+    #[test]
+    fn strangers_and_rubbish_get_nothing() {
+        let now = Now::read().mono;
+        let (ka, kb) = keys();
+        let (mut a, mut b) = (WireGuard::new(&ka), WireGuard::new(&kb));
+        let init = a.encapsulate(B, &kb.public(), b"x", now);
+        let out = b.decapsulate(from(), &init[0], now, |_| None);
+        assert_eq!(out.dropped, Some("handshake of a stranger"));
+        assert!(out.send.is_empty() && b.sessions.is_empty());
+        let mut bent = init[0].to_vec();
+        bent[140] ^= 1;
+        bent[120] ^= 1;
+        let out = b.decapsulate(from(), &bent, now, |_| Some(A));
+        assert_eq!(out.dropped, Some("bad wireguard handshake"));
+    }
+
+    #[test]
+    fn a_flood_is_asked_for_cookies() {
+        let now = Now::read().mono;
+        let (ka, kb) = keys();
+        let mut b = WireGuard::new(&kb);
+        let mut a = WireGuard::new(&ka);
+        let init = a.encapsulate(B, &kb.public(), b"x", now);
+        let mut cookies = 0;
+        for i in 0..300_u16 {
+            let src = SocketAddr::new(IpAddr::from([10, 0, (i >> 8) as u8, i as u8]), 9);
+            let out = b.decapsulate(src, &init[0], now, |_| Some(A));
+            cookies += u32::from(out.reply.is_some());
+        }
+        assert!(cookies >= 300 - OVERALL, "{cookies}");
+    }
+
+    #[test]
+    fn an_idle_session_sleeps_and_is_forgotten() {
+        let now = Now::read().mono;
+        let (ka, kb) = keys();
+        let mut a = WireGuard::new(&ka);
+        a.encapsulate(B, &kb.public(), b"x", now);
+        let mut t = now;
+        let mut ticks = 0;
+        while let Some(at) = a.poll_timeout() {
+            t = t.max(at);
+            let id = a.due(t).unwrap();
+            a.handle_timeout(id, t);
+            ticks += 1;
+        }
+        assert!(t >= now + FORGET);
+        // 92 s of handshake at four a second, and then one more.
+        assert!(ticks < 400, "{ticks}");
+        assert!(a.by_index.is_empty());
+    }
+}
