@@ -272,3 +272,6 @@ async fn set_policy(State(api): State<Api>, Json(body): Json<SetPolicy>) -> Answ
     let outcome = api.control.set_policy(&by(), &body.text, body.confirmed, body.expect).await;
     api.answer(outcome.map(|o| Outcome::named(o, &api.control.nodes())))
 }
+
+#[cfg(test)]
+mod tests;

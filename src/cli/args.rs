@@ -6,14 +6,16 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{ServeFlags, parse_duration};
+use crate::node::cli::NodeArgs;
 
 /// A private mesh network of your own in one binary.
 #[derive(Debug, Parser)]
 #[command(name = "tsd", version, propagate_version = true, arg_required_else_help = true, subcommand_required = true)]
 pub struct Cli {
+    // A path, as in `tsd node run`: clap hands the value on by name, so both must have one type.
     /// Where the server's state lives [default: $XDG_STATE_HOME/tsd; root: /var/lib/tsd]
     #[arg(long, global = true, value_name = "DIR")]
-    pub state_dir: Option<String>,
+    pub state_dir: Option<PathBuf>,
     /// Print JSON with stable names
     #[arg(long, global = true)]
     pub json: bool,
@@ -45,6 +47,8 @@ pub enum Command {
     /// The web console
     #[command(subcommand)]
     Console(Console),
+    /// The client: joins this machine to a network
+    Node(NodeArgs),
     /// How the server stands
     Status,
     /// The version of this program

@@ -13,6 +13,7 @@ mod server;
 mod users;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -39,6 +40,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> 
 /// Runs a command to its end.
 pub async fn run(cli: Cli) -> ExitCode {
     let printer = Printer::new(cli.json);
+    let cli = match cli.command {
+        // The client has words and exit statuses of its own.
+        Command::Node(args) => return crate::node::cli::run(args).await,
+        command => Cli { command, ..cli },
+    };
     let result = dispatch(cli, &printer).await;
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -50,12 +56,17 @@ pub async fn run(cli: Cli) -> ExitCode {
 }
 
 async fn dispatch(cli: Cli, printer: &Printer) -> Result<(), Failure> {
+    let utf8 = |path: PathBuf| {
+        let text = path.into_os_string().into_string();
+        text.map_err(|_| Failure::User("--state-dir is no UTF-8; choose another directory".to_owned()))
+    };
+    let state_dir = cli.state_dir.map(utf8).transpose()?;
     let command = match cli.command {
-        Command::Serve(flags) => return server::serve(*flags, cli.state_dir).await,
+        Command::Serve(flags) => return server::serve(*flags, state_dir).await,
         Command::Version => return server::version(printer),
         other => other,
     };
-    let sources = Sources::read(ServeFlags::default(), cli.state_dir)
+    let sources = Sources::read(ServeFlags::default(), state_dir)
         .map_err(|e| Failure::User(e.to_string()))?;
     let client = Client::new(&sources.state_dir_only());
     match command {
@@ -66,8 +77,8 @@ async fn dispatch(cli: Cli, printer: &Printer) -> Result<(), Failure> {
         Command::Policy(command) => policy::run(command, &client, printer).await,
         Command::Console(args::Console::Link) => server::console_link(&client, printer).await,
         Command::Status => server::status(&client, printer).await,
-        // Both ended above.
-        Command::Serve(_) | Command::Version => Ok(()),
+        // All ended above.
+        Command::Serve(_) | Command::Version | Command::Node(_) => Ok(()),
     }
 }
 

@@ -26,7 +26,7 @@ fn global_flags_stand_in_any_position() {
         "tsd serve --listen off --state-dir /x --json",
     ] {
         let cli = parsed(line);
-        assert_eq!((cli.state_dir.as_deref(), cli.json), (Some("/x"), true), "{line}");
+        assert_eq!((cli.state_dir.as_deref(), cli.json), (Some("/x".as_ref()), true), "{line}");
     }
 }
 
@@ -41,6 +41,21 @@ fn commands_are_read() {
     assert_eq!((routes.len(), none), (2, false));
     let cli = parsed("tsd policy set f --yes");
     assert!(matches!(cli.command, Command::Policy(Policy::Set { yes: true, .. })));
+}
+
+#[test]
+fn the_clients_own_flags_of_the_same_name_do_not_collide() {
+    use crate::node::cli::NodeCommand;
+    for line in ["tsd node run --state-dir /d --socket /s", "tsd node --socket /s run --state-dir /d"] {
+        let Command::Node(args) = parsed(line).command else { panic!() };
+        let NodeCommand::Run(run) = args.command else { panic!() };
+        assert_eq!((run.state_dir.as_path(), args.socket.as_path()), ("/d".as_ref(), "/s".as_ref()));
+    }
+    for line in ["tsd node status --json", "tsd node --json status", "tsd --json node status"] {
+        let Command::Node(args) = parsed(line).command else { panic!() };
+        let NodeCommand::Status(status) = args.command else { panic!() };
+        assert!(status.json, "{line}");
+    }
 }
 
 #[test]

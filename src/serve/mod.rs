@@ -71,6 +71,8 @@ struct Server {
     derp: DerpServer,
     live: Arc<Live>,
     world: World,
+    /// What start could not have as wished; a reload does not mend it.
+    port_warnings: Vec<String>,
     // Last, so that the lock falls after everything else.
     state: StateDir,
 }
@@ -169,7 +171,8 @@ async fn start(config: &Config) -> anyhow::Result<(Server, Page)> {
         apply_policy_file(&control, path).await?;
     }
 
-    let mut warnings = ports.warnings.clone();
+    let port_warnings = ports.warnings.clone();
+    let mut warnings = port_warnings.clone();
     warnings.extend(ports::warnings(config, &url, tls_port));
     let fixed = Fixed {
         url: url.to_string(),
@@ -232,6 +235,7 @@ async fn start(config: &Config) -> anyhow::Result<(Server, Page)> {
         derp,
         live,
         world,
+        port_warnings,
         state,
     };
     Ok((server, page))
@@ -429,7 +433,8 @@ impl Server {
         self.control.reload(settings::build(&config, &world)).await?;
         let mut fixed = Fixed::clone(&self.live.fixed());
         fixed.url = world.url.to_string();
-        fixed.warnings = ports::warnings(&config, &world.url, world.tls_port);
+        fixed.warnings = self.port_warnings.clone();
+        fixed.warnings.extend(ports::warnings(&config, &world.url, world.tls_port));
         self.live.set_fixed(fixed);
         self.world = world;
         Ok(())

@@ -34,7 +34,7 @@ impl StateDir {
             .canonicalize()
             .with_context(|| format!("cannot resolve the state directory {}", path.display()))?;
         check_private(&path, 0o700)?;
-        let lock_path = path.join("tsd.lock");
+        let lock_path = path.join("serve.lock");
         let file = std::fs::OpenOptions::new()
             .read(true)
             .write(true)
