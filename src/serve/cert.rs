@@ -24,7 +24,7 @@ const FILE: &str = "tls-self-signed.pem";
 
 /// What the TLS listener presents.
 #[derive(Clone)]
-pub struct Identity {
+pub(super) struct Identity {
     /// Chain and key.
     pub certified: Arc<CertifiedKey>,
     /// SHA-256 of the leaf, lower hex; the pin when self-signed.
@@ -35,7 +35,7 @@ pub struct Identity {
 
 /// The SHA-256 of a certificate, lower hex.
 #[must_use]
-pub fn fingerprint(der: &[u8]) -> String {
+pub(super) fn fingerprint(der: &[u8]) -> String {
     hex::encode(ring::digest::digest(&ring::digest::SHA256, der))
 }
 
@@ -43,7 +43,7 @@ pub fn fingerprint(der: &[u8]) -> String {
 ///
 /// # Errors
 /// When the state directory fails or the kept file is damaged.
-pub fn self_signed(state: &StateDir, names: &[String], now: Now) -> anyhow::Result<Identity> {
+pub(super) fn self_signed(state: &StateDir, names: &[String], now: Now) -> anyhow::Result<Identity> {
     let header = format!("names: {}\n", names.join(" "));
     if let Some(kept) = state.read(FILE)? {
         let first = names.first().map_or("", String::as_str);
@@ -95,7 +95,7 @@ fn set_validity(params: &mut CertificateParams, now: Now, from: i64, until: i64)
 ///
 /// # Errors
 /// When a file cannot be read or the key does not belong to the certificate.
-pub fn from_files(cert: &Path, key: &Path, relay: &DerpPublic, now: Now) -> anyhow::Result<Identity> {
+pub(super) fn from_files(cert: &Path, key: &Path, relay: &DerpPublic, now: Now) -> anyhow::Result<Identity> {
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let (cert_pem, key_pem) = (read(cert)?, zeroize::Zeroizing::new(read(key)?));
     let mut identity = identity(&cert_pem, &key_pem, false).with_context(|| {
@@ -140,12 +140,12 @@ fn meta(relay: &DerpPublic, now: Now) -> anyhow::Result<CertificateDer<'static>>
 
 /// Presents one identity, whatever name is asked for: stock clients dial addresses too.
 #[derive(Debug)]
-pub struct OneCertificate(Arc<CertifiedKey>);
+pub(super) struct OneCertificate(Arc<CertifiedKey>);
 
 impl OneCertificate {
     /// Starts with `certified`.
     #[must_use]
-    pub const fn new(certified: Arc<CertifiedKey>) -> Self {
+    pub(super) const fn new(certified: Arc<CertifiedKey>) -> Self {
         Self(certified)
     }
 }
@@ -160,7 +160,7 @@ impl rustls::server::ResolvesServerCert for OneCertificate {
 ///
 /// # Errors
 /// When the crypto provider lacks what TLS needs.
-pub fn server_config(resolver: Arc<OneCertificate>) -> anyhow::Result<rustls::ServerConfig> {
+pub(super) fn server_config(resolver: Arc<OneCertificate>) -> anyhow::Result<rustls::ServerConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -172,7 +172,7 @@ pub fn server_config(resolver: Arc<OneCertificate>) -> anyhow::Result<rustls::Se
 
 /// What the self-signed certificate stands for: the URL's host first, then our public addresses.
 #[must_use]
-pub fn names(host: &str, more: &[IpAddr]) -> Vec<String> {
+pub(super) fn names(host: &str, more: &[IpAddr]) -> Vec<String> {
     let mut out = vec![host.to_owned()];
     for ip in more.iter().map(ToString::to_string) {
         if !out.contains(&ip) {

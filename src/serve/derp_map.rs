@@ -8,7 +8,7 @@ use crate::wire::{DerpMap, DerpNode, DerpRegion};
 
 /// What the map needs to know of the running server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reachable {
+pub(super) struct Reachable {
     /// What clients dial.
     pub url: ServerUrl,
     /// The TLS listener's port; `None` when off.
@@ -22,7 +22,7 @@ pub struct Reachable {
 /// Builds the map. Without TLS, neither here nor at a proxy, our region is left out: clients dial
 /// relays by TLS only, and a home that cannot be dialled is worse than none.
 #[must_use]
-pub fn build(config: &Config, reachable: &Reachable) -> DerpMap {
+pub(super) fn build(config: &Config, reachable: &Reachable) -> DerpMap {
     let mut map = DerpMap::default();
     if config.derp.enabled
         && let Some(port) = relay_port(config, reachable)
@@ -47,7 +47,7 @@ pub fn build(config: &Config, reachable: &Reachable) -> DerpMap {
 
 /// The port on which clients reach our relay by TLS.
 #[must_use]
-pub fn relay_port(config: &Config, reachable: &Reachable) -> Option<u16> {
+pub(super) fn relay_port(config: &Config, reachable: &Reachable) -> Option<u16> {
     let proxied = (reachable.url.https && reachable.pin.is_none()).then_some(reachable.url.port);
     let behind_proxy = proxied.filter(|_| config.tls_files.is_none());
     config

@@ -21,7 +21,7 @@ use super::router::{Origin, Router};
 use super::sniff::{Sniffed, sniff};
 
 /// Serves one listener until `stop` turns true; then waits for its connections to end.
-pub async fn run(
+pub(super) async fn run(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     router: Arc<Router>,

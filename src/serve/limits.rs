@@ -11,29 +11,29 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 /// Connections in all that are not yet upgraded to Noise or DERP; those rooms count their own.
-pub const MAX_CONNECTIONS: usize = 8192;
+pub(super) const MAX_CONNECTIONS: usize = 8192;
 /// Of them from one IPv4 address or one IPv6 /64: an office behind one address restarts at once.
-pub const MAX_PER_SOURCE: usize = 512;
+pub(super) const MAX_PER_SOURCE: usize = 512;
 /// For the TLS handshake (RELIABILITY.md row 10).
-pub const TLS_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the head of an HTTP request, also while a kept connection idles.
-pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// For a whole request, its body included.
-pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// For the head of an HTTP request, in bytes.
-pub const MAX_HEAD: usize = 16 * 1024;
+pub(super) const MAX_HEAD: usize = 16 * 1024;
 /// Unacknowledged data drops a connection after this long.
-pub const TCP_USER_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const TCP_USER_TIMEOUT: Duration = Duration::from_secs(15);
 /// Between probes of a silent connection.
-pub const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+pub(super) const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 /// How long the accept loop rests when file descriptors run out.
-pub const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// From the first SIGTERM to the end.
-pub const STOP_DEADLINE: Duration = Duration::from_secs(5);
+pub(super) const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Counts connections; clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Connections(Arc<Inner>);
+pub(super) struct Connections(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -43,7 +43,7 @@ struct Inner {
 
 /// One counted connection; dropping it gives the place back.
 #[derive(Debug)]
-pub struct Permit {
+pub(super) struct Permit {
     inner: Arc<Inner>,
     source: Option<IpAddr>,
 }
@@ -51,7 +51,7 @@ pub struct Permit {
 impl Connections {
     /// A place for a connection from `ip`; `None` when a limit is reached.
     #[must_use]
-    pub fn admit(&self, ip: IpAddr) -> Option<Permit> {
+    pub(super) fn admit(&self, ip: IpAddr) -> Option<Permit> {
         let source = source_of(ip);
         if let Some(source) = source {
             if self.0.total.load(Ordering::Relaxed) >= MAX_CONNECTIONS {
@@ -73,7 +73,7 @@ impl Connections {
 
     /// How many there are.
     #[must_use]
-    pub fn total(&self) -> usize {
+    pub(super) fn total(&self) -> usize {
         self.0.total.load(Ordering::Relaxed)
     }
 }

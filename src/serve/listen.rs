@@ -12,14 +12,14 @@ use super::limits;
 /// A TCP socket that has its port but does not listen yet, so that nobody is let in before the server
 /// can answer.
 #[derive(Debug)]
-pub struct Bound(Socket);
+pub(super) struct Bound(Socket);
 
 impl Bound {
     /// Where it stands.
     ///
     /// # Errors
     /// As the kernel says.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
     }
 
@@ -27,7 +27,7 @@ impl Bound {
     ///
     /// # Errors
     /// As the kernel says.
-    pub fn listen(self) -> io::Result<TcpListener> {
+    pub(super) fn listen(self) -> io::Result<TcpListener> {
         self.0.listen(1024)?;
         TcpListener::from_std(self.0.into())
     }
@@ -37,7 +37,7 @@ impl Bound {
 ///
 /// # Errors
 /// As the kernel says.
-pub fn tcp(addr: SocketAddr) -> io::Result<Bound> {
+pub(super) fn tcp(addr: SocketAddr) -> io::Result<Bound> {
     match stream_socket(addr) {
         // A kernel without IPv6: [::] means everything there is.
         Err(error) if no_ipv6(&error) && addr.ip() == IpAddr::from([0_u16; 8]) => {
@@ -69,7 +69,7 @@ fn no_ipv6(error: &io::Error) -> bool {
 ///
 /// # Errors
 /// As the kernel says.
-pub fn udp(addr: SocketAddr) -> io::Result<UdpSocket> {
+pub(super) fn udp(addr: SocketAddr) -> io::Result<UdpSocket> {
     let open = |addr: SocketAddr| -> io::Result<UdpSocket> {
         let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
         if addr.is_ipv6() {
@@ -88,7 +88,7 @@ pub fn udp(addr: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 /// What every accepted stream gets. Failures are harmless: the connection only ages worse.
-pub fn tune(stream: &TcpStream) {
+pub(super) fn tune(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
     let socket = SockRef::from(stream);
     let keepalive = TcpKeepalive::new()
@@ -100,7 +100,7 @@ pub fn tune(stream: &TcpStream) {
 
 /// Which transport a port belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
+pub(super) enum Transport {
     /// TCP listeners.
     Tcp,
     /// UDP sockets.
@@ -109,7 +109,7 @@ pub enum Transport {
 
 /// Who holds a port, in words: `nginx (process 812)`; a vague word when /proc does not tell.
 #[must_use]
-pub fn holder(port: u16, transport: Transport) -> String {
+pub(super) fn holder(port: u16, transport: Transport) -> String {
     let inodes = inodes_of(port, transport);
     let found = (!inodes.is_empty()).then(|| process_with(&inodes)).flatten();
     found.unwrap_or_else(|| "another program".to_owned())

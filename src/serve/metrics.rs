@@ -14,7 +14,7 @@ use crate::stun::server::StunStats;
 
 /// What the figures are read from beside the router's rooms.
 #[derive(Debug)]
-pub struct Metrics {
+pub(super) struct Metrics {
     started: Now,
     stun: Arc<StunStats>,
 }
@@ -22,19 +22,19 @@ pub struct Metrics {
 impl Metrics {
     /// Counts from `started`.
     #[must_use]
-    pub const fn new(started: Now, stun: Arc<StunStats>) -> Self {
+    pub(super) const fn new(started: Now, stun: Arc<StunStats>) -> Self {
         Self { started, stun }
     }
 
     /// How long the server runs.
     #[must_use]
-    pub fn uptime(&self) -> std::time::Duration {
+    pub(super) fn uptime(&self) -> std::time::Duration {
         Now::read().mono.saturating_duration_since(self.started.mono)
     }
 
     /// All figures as text.
     #[must_use]
-    pub fn render(&self, router: &Router) -> String {
+    pub(super) fn render(&self, router: &Router) -> String {
         let mut registry = Registry::with_prefix("tsd");
         let control = router.control.stats();
         let derp = router.derp.stats();

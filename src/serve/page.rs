@@ -7,7 +7,7 @@ use super::public::Reach;
 
 /// What the page tells.
 #[derive(Clone)]
-pub struct Page {
+pub(super) struct Page {
     /// What clients dial.
     pub url: String,
     /// Who chose it.
@@ -28,7 +28,7 @@ pub struct Page {
 
 /// Where the URL came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UrlSource {
+pub(super) enum UrlSource {
     /// Configured.
     Given,
     /// Guessed from the interfaces.
@@ -37,7 +37,7 @@ pub enum UrlSource {
 
 /// Shown once.
 #[derive(Clone)]
-pub struct FirstStart {
+pub(super) struct FirstStart {
     /// A reusable key.
     pub auth_key: String,
     /// A link with a one-time token.
@@ -47,7 +47,7 @@ pub struct FirstStart {
 impl Page {
     /// The lines, at most fifteen.
     #[must_use]
-    pub fn render(&self) -> String {
+    pub(super) fn render(&self) -> String {
         let mut out = String::new();
         let url = &self.url;
         let _ = writeln!(out, "tsd {} serves {url}  ({})", env!("CARGO_PKG_VERSION"), self.listeners);

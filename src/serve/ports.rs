@@ -12,7 +12,7 @@ use crate::config::{Config, Listen, ServerUrl};
 
 /// All sockets of the server, bound, not yet listening.
 #[derive(Debug)]
-pub struct Ports {
+pub(super) struct Ports {
     /// HTTP.
     pub http: Option<(Bound, SocketAddr)>,
     /// TLS.
@@ -27,7 +27,7 @@ pub struct Ports {
 ///
 /// # Errors
 /// When an address is busy, naming its holder, or not ours to take.
-pub fn take(config: &Config) -> anyhow::Result<Ports> {
+pub(super) fn take(config: &Config) -> anyhow::Result<Ports> {
     let mut warnings = Vec::new();
     let http = match config.listen {
         Listen::Off => None,
@@ -95,7 +95,7 @@ fn refused(addr: SocketAddr, error: &io::Error, flag: &str, transport: Transport
 
 /// What does not work with this configuration, for people.
 #[must_use]
-pub fn warnings(config: &Config, url: &ServerUrl, tls_port: Option<u16>) -> Vec<String> {
+pub(super) fn warnings(config: &Config, url: &ServerUrl, tls_port: Option<u16>) -> Vec<String> {
     let mut out = Vec::new();
     if config.listen == Listen::Off && !url.https {
         out.push("the HTTP listener is off: clients cannot make their first join by an http:// URL".to_owned());

@@ -4,7 +4,7 @@
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Raises the soft limit of open files to the hard one: every client holds up to two connections.
-pub fn raise_open_files() {
+pub(super) fn raise_open_files() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < hard
         && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
@@ -15,6 +15,6 @@ pub fn raise_open_files() {
 
 /// The soft limit of open files; 0 when unknown.
 #[must_use]
-pub fn open_files_limit() -> u64 {
+pub(super) fn open_files_limit() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft)
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// What was guessed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Guess {
+pub(super) struct Guess {
     /// The address.
     pub ip: IpAddr,
     /// How far it reaches.
@@ -14,7 +14,7 @@ pub struct Guess {
 
 /// How far an address reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
+pub(super) enum Reach {
     /// Everywhere.
     Public,
     /// This network only: clients elsewhere need another.
@@ -25,7 +25,7 @@ pub enum Reach {
 
 /// How far `ip` reaches.
 #[must_use]
-pub fn reach(ip: IpAddr) -> Reach {
+pub(super) fn reach(ip: IpAddr) -> Reach {
     match ip.to_canonical() {
         ip if ip.is_loopback() => Reach::Loopback,
         IpAddr::V4(v4) if v4.is_private() || v4.is_link_local() || shared(v4) => Reach::Private,
@@ -42,7 +42,7 @@ fn shared(ip: Ipv4Addr) -> bool {
 
 /// Guesses from the listener's address when it is a definite one, else from the interfaces.
 #[must_use]
-pub fn guess(listen: SocketAddr, interfaces: &[(String, IpAddr)]) -> Guess {
+pub(super) fn guess(listen: SocketAddr, interfaces: &[(String, IpAddr)]) -> Guess {
     let made = |ip: IpAddr| Guess {
         ip: ip.to_canonical(),
         reach: reach(ip),
@@ -84,7 +84,7 @@ fn is_link_local(ip: IpAddr) -> bool {
 
 /// All addresses of this machine with their interface's name.
 #[must_use]
-pub fn interfaces() -> Vec<(String, IpAddr)> {
+pub(super) fn interfaces() -> Vec<(String, IpAddr)> {
     let Ok(all) = nix::ifaddrs::getifaddrs() else {
         return Vec::new();
     };

@@ -21,7 +21,7 @@ use crate::ui::{RequestInfo, Ui};
 
 /// Where a connection came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Origin {
+pub(super) struct Origin {
     /// The socket's other end, IPv4-mapped addresses as IPv4.
     pub remote: SocketAddr,
     /// Came in by our TLS listener.
@@ -30,7 +30,7 @@ pub struct Origin {
 
 /// What happened at the front door since start.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub(super) struct Counters {
     /// Connections let in.
     pub accepted: AtomicU64,
     /// Connections over a limit.
@@ -46,7 +46,7 @@ pub struct Counters {
 }
 
 /// Hands requests to rooms.
-pub struct Router {
+pub(super) struct Router {
     /// Coordination.
     pub control: Control,
     /// Relay.
@@ -73,7 +73,7 @@ pub struct Router {
 
 impl Router {
     /// Answers one request; never hangs.
-    pub async fn answer(&self, request: Request<Incoming>, origin: Origin) -> Response<Full<Bytes>> {
+    pub(super) async fn answer(&self, request: Request<Incoming>, origin: Origin) -> Response<Full<Bytes>> {
         let client = client_of(request.headers(), origin, &self.trusted_proxies);
         let path = request.uri().path();
         let get = request.method() == Method::GET || request.method() == Method::HEAD;

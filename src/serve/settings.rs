@@ -7,7 +7,7 @@ use crate::wire::{DnsRecord, Resolver};
 
 /// How the server is reached; fixed for a run but for the URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct World {
+pub(super) struct World {
     /// What clients dial.
     pub url: ServerUrl,
     /// Nobody chose it.
@@ -22,7 +22,7 @@ pub struct World {
 
 /// Builds the settings.
 #[must_use]
-pub fn build(config: &Config, world: &World) -> Settings {
+pub(super) fn build(config: &Config, world: &World) -> Settings {
     let reachable = Reachable {
         url: world.url.clone(),
         tls_port: world.tls_port,

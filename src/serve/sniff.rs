@@ -16,21 +16,21 @@ const PREFIX: &[u8] = b"GET /derp";
 
 /// A stream with bytes put back in front.
 #[derive(Debug)]
-pub struct Rewound<S> {
+pub(super) struct Rewound<S> {
     front: Bytes,
     io: S,
 }
 
 impl<S> Rewound<S> {
     /// Puts `front` before what `io` still has.
-    pub const fn new(front: Bytes, io: S) -> Self {
+    pub(super) const fn new(front: Bytes, io: S) -> Self {
         Self { front, io }
     }
 }
 
 /// What a connection turned out to be.
 #[derive(Debug)]
-pub enum Sniffed<S> {
+pub(super) enum Sniffed<S> {
     /// DERP without an answer; the stream begins behind the request's head.
     FastStart(Rewound<S>),
     /// HTTP, whole.
@@ -41,7 +41,7 @@ pub enum Sniffed<S> {
 ///
 /// # Errors
 /// When the connection breaks before it said anything.
-pub async fn sniff<S: AsyncRead + AsyncWrite + Unpin>(mut io: S) -> io::Result<Sniffed<S>> {
+pub(super) async fn sniff<S: AsyncRead + AsyncWrite + Unpin>(mut io: S) -> io::Result<Sniffed<S>> {
     let mut buf = BytesMut::with_capacity(1024);
     loop {
         let seen = buf.len().min(PREFIX.len());

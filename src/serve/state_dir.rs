@@ -14,7 +14,7 @@ const MAX_FILE: u64 = 64 * 1024;
 
 /// An opened and locked state directory. Dropping it unlocks.
 #[derive(Debug)]
-pub struct StateDir {
+pub(super) struct StateDir {
     path: PathBuf,
     _lock: Flock<std::fs::File>,
 }
@@ -24,7 +24,7 @@ impl StateDir {
     ///
     /// # Errors
     /// When it cannot be made, is another's, is open to others, or a server runs on it.
-    pub fn open(path: &Path) -> anyhow::Result<Self> {
+    pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -63,7 +63,7 @@ impl StateDir {
 
     /// Where it is.
     #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -71,7 +71,7 @@ impl StateDir {
     ///
     /// # Errors
     /// When it is open to others, a symbolic link, or too large.
-    pub fn read(&self, name: &str) -> anyhow::Result<Option<Zeroizing<String>>> {
+    pub(super) fn read(&self, name: &str) -> anyhow::Result<Option<Zeroizing<String>>> {
         let path = self.path.join(name);
         let opened = std::fs::OpenOptions::new()
             .read(true)
@@ -94,7 +94,7 @@ impl StateDir {
     ///
     /// # Errors
     /// When the disk fails; the old file is untouched then.
-    pub fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {
+    pub(super) fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {
         let (path, temporary) = (self.path.join(name), self.path.join(format!("{name}.new")));
         let write = || -> std::io::Result<()> {
             match std::fs::remove_file(&temporary) {
@@ -118,7 +118,7 @@ impl StateDir {
     ///
     /// # Errors
     /// When the file is damaged: a new key would cut off every client, so none is made.
-    pub fn key<K>(
+    pub(super) fn key<K>(
         &self,
         name: &str,
         parse: impl Fn(&str) -> Result<K, crate::keys::KeyError>,

@@ -15,7 +15,7 @@ use crate::ui::StatusSource;
 
 /// What changes only with start and reload.
 #[derive(Debug, Clone, Default)]
-pub struct Fixed {
+pub(super) struct Fixed {
     /// What clients dial.
     pub url: String,
     /// `http [::]:8080, tls …`.
@@ -29,7 +29,7 @@ pub struct Fixed {
 }
 
 /// The live view.
-pub struct Live {
+pub(super) struct Live {
     started: Now,
     control: Control,
     derp: DerpServer,
@@ -41,7 +41,7 @@ pub struct Live {
 impl Live {
     /// Begins to watch.
     #[must_use]
-    pub fn new(started: Now, control: Control, derp: DerpServer, stun: Arc<StunStats>, fixed: Fixed) -> Self {
+    pub(super) fn new(started: Now, control: Control, derp: DerpServer, stun: Arc<StunStats>, fixed: Fixed) -> Self {
         Self {
             started,
             control,
@@ -53,24 +53,24 @@ impl Live {
     }
 
     /// Replaces what a reload changed.
-    pub fn set_fixed(&self, fixed: Fixed) {
+    pub(super) fn set_fixed(&self, fixed: Fixed) {
         self.fixed.store(Arc::new(fixed));
     }
 
     /// What changes only with start and reload, as it stands.
     #[must_use]
-    pub fn fixed(&self) -> Arc<Fixed> {
+    pub(super) fn fixed(&self) -> Arc<Fixed> {
         self.fixed.load_full()
     }
 
     /// Remembers why the last reload changed nothing, or that it worked.
-    pub fn set_reload_fault(&self, fault: Option<String>) {
+    pub(super) fn set_reload_fault(&self, fault: Option<String>) {
         *self.reload_fault.lock() = fault;
     }
 
     /// Everything, for the admin socket.
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub(super) fn status(&self) -> Status {
         let (fixed, control, derp) = (self.fixed.load(), self.control.stats(), self.derp.stats());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
