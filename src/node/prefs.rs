@@ -99,7 +99,8 @@ impl PublicPersist {
             private_node_key: format!("privkey:{zero}"),
             old_private_node_key: format!("privkey:{zero}"),
             user_profile,
-            network_lock_key: format!("nlpriv:{zero}"),
+            // An Ed25519 private key is twice as long as the others.
+            network_lock_key: format!("nlpriv:{zero}{zero}"),
             node_id,
         }
     }

@@ -29,12 +29,23 @@ pub(super) async fn up(socket: &Path, args: UpArgs) -> Result<(), Failure> {
         Ok(done) => done,
         Err(_) => {
             let what = waiting.borrow().clone();
+            let health = health(&Client::new(socket)).await;
             Err(yours(format!(
-                "gave up after {} s waiting for {what}; look with `tsd node status`",
+                "gave up after {} s waiting for {what}{health}; look with `tsd node status`",
                 limit.as_secs_f32()
             )))
         }
     }
+}
+
+/// What the daemon says is wrong, in brackets.
+async fn health(client: &Client) -> String {
+    let asked = client.get("status?peers=false");
+    let Ok(Ok(status)) = tokio::time::timeout(Duration::from_secs(1), asked).await else {
+        return String::new();
+    };
+    let first = status.get("Health").and_then(|h| h.get(0)?.as_str());
+    first.map(|h| format!(" ({h})")).unwrap_or_default()
 }
 
 type Waiting = tokio::sync::watch::Sender<String>;

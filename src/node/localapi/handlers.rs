@@ -72,7 +72,7 @@ pub async fn route(request: Request<Incoming>, caller: Caller, api: &Api) -> Ans
         "status" | "derpmap" | "whois" | "watch-ipn-bus" | "metrics" | "usermetrics"
         | "check-so-mark-in-use" | "check-ip-forwarding" | "check-udp-gro-forwarding"
         | "dns-osconfig" | "dns-config" | "netcheck" | "profiles/" | "profiles/current"
-        | "suggest-exit-node" => get,
+        | "suggest-exit-node" | "serve-config" => get,
         "prefs" => get || patch,
         "check-prefs" | "start" | "login-interactive" | "logout" | "ping" | "shutdown"
         | "reset-auth" | "upload-client-metrics" => post,
@@ -97,8 +97,8 @@ pub async fn route(request: Request<Incoming>, caller: Caller, api: &Api) -> Ans
 
 /// Paths of the official client that this node does not have.
 fn unsupported(path: &str) -> bool {
-    const FAMILIES: [&str; 22] = [
-        "serve-config", "file-targets", "file-put/", "files/", "cert/", "cert-domains", "dns-query",
+    const FAMILIES: [&str; 21] = [
+        "file-targets", "file-put/", "files/", "cert/", "cert-domains", "dns-query",
         "set-dns", "profiles/", "set-use-exit-node-enabled", "goroutines", "pprof", "logtap",
         "bugreport", "dial", "id-token", "query-feature", "reload-config", "tka/", "drive/",
         "debug", "update/",
@@ -140,6 +140,8 @@ async fn dispatch(path: &str, patch: bool, request: Request<Incoming>, api: &Api
         "check-ip-forwarding" | "check-udp-gro-forwarding" => {
             json_answer(StatusCode::OK, &json!({"Warning": ""}))
         }
+        // `status` of the official client asks for it; nothing is served here.
+        "serve-config" => json_answer(StatusCode::OK, &json!({})),
         "suggest-exit-node" => text(StatusCode::NOT_IMPLEMENTED, "exit nodes are not supported"),
         "upload-client-metrics" => json_answer(StatusCode::OK, &json!({})),
         "metrics" | "usermetrics" => metrics(api).await,
