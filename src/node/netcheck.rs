@@ -253,9 +253,12 @@ impl Netcheck {
 
     /// Starts a measurement. One under way goes on, and another follows it when `force` is set.
     pub(crate) fn start(&mut self, force: bool, ctx: &mut Ctx<'_>) {
-        if self.running.is_some() {
-            self.again |= force;
-            return;
+        if let Some(run) = &self.running {
+            // One that found nothing to probe is worth nothing once there is something.
+            if !run.wanted.is_empty() || !run.pending.is_empty() {
+                self.again |= force;
+                return;
+            }
         }
         let now = ctx.now.mono;
         self.next_at = None;
@@ -367,8 +370,13 @@ impl Netcheck {
             return Some(run.started);
         }
         if run.wanted.is_empty() && run.https_asked.is_none() && run.plan.is_empty() {
-            // Nothing can be probed by UDP.
-            return Some(run.started + HTTPS_AFTER);
+            // Nothing can be probed by UDP; names of relays may still be looked up.
+            let wait = if self.regions.is_empty() {
+                Duration::ZERO
+            } else {
+                HTTPS_AFTER
+            };
+            return Some(run.started + wait);
         }
         if let Some(asked) = &run.https_asked {
             return Some(if asked.is_empty() {

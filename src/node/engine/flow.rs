@@ -71,7 +71,7 @@ impl Engine {
     }
 
     /// Encrypts a packet for a peer and sends it by the best way.
-    fn send_plain(&mut self, id: NodeId, plain: &[u8], user: bool, now: Now) {
+    pub(super) fn send_plain(&mut self, id: NodeId, plain: &[u8], user: bool, now: Now) {
         let Some(key) = self.magic.key_of(id) else {
             self.out.dropped("no peer");
             return;

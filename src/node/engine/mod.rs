@@ -282,8 +282,12 @@ impl Engine {
 
     /// Applies one message of the map stream. The first of a stream is a whole netmap: `fresh` says so.
     pub fn handle_map(&mut self, map: &MapResponse, fresh: bool, now: Now) {
+        let first = self.netmap.node.is_none();
         let changes = self.netmap.apply(map, fresh, now);
         self.apply_changes(&changes, now);
+        if first {
+            self.netcheck(now);
+        }
         self.settle(now);
     }
 
@@ -467,6 +471,10 @@ impl Engine {
 
     /// Starts a netcheck now (after a network change or for `netcheck`).
     pub fn netcheck(&mut self, now: Now) {
+        if self.netmap.node.is_none() {
+            // Nobody to tell, and no relay to ask.
+            return;
+        }
         let ctx = ctx!(self, now);
         self.netcheck.start(true, ctx);
     }
