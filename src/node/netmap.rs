@@ -91,7 +91,10 @@ impl Netmap {
         }
         self.apply_peers(m, now, &mut changes);
         if let Some(node) = &m.node {
-            changes.tables |= self.node.as_ref().is_none_or(|old| differs_in_tables(old, node));
+            changes.tables |= self
+                .node
+                .as_ref()
+                .is_none_or(|old| differs_in_tables(old, node));
             self.node = Some(node.clone());
         }
         for profile in m.user_profiles.iter().take(MAX_PROFILES) {
@@ -323,31 +326,46 @@ impl Netmap {
     pub(crate) fn next_expiry(&self, now: Now) -> Option<std::time::Duration> {
         let peer_now = self.peer_time(now);
         let peers = self.peers.values().filter_map(|p| p.key_expiry);
-        let peers = peers.filter(|t| *t > peer_now).map(|t| t.signed_duration_since(peer_now));
+        let peers = peers
+            .filter(|t| *t > peer_now)
+            .map(|t| t.signed_duration_since(peer_now));
         let own = self.node.as_ref().and_then(|n| n.key_expiry);
-        let own = own.filter(|t| *t > now.wall).map(|t| t.signed_duration_since(now.wall));
+        let own = own
+            .filter(|t| *t > now.wall)
+            .map(|t| t.signed_duration_since(now.wall));
         peers.chain(own).min().and_then(|d| d.to_std().ok())
     }
 
     /// The MagicDNS suffix, without dots at the ends.
     pub(crate) fn suffix(&self) -> &str {
-        let name = self.node.as_ref().map(|n| n.name.as_str()).unwrap_or_default();
+        let name = self
+            .node
+            .as_ref()
+            .map(|n| n.name.as_str())
+            .unwrap_or_default();
         let suffix = name.split_once('.').map(|(_, s)| s).unwrap_or_default();
         suffix.trim_end_matches('.')
     }
 
     /// Our own addresses.
     pub(crate) fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.node.iter().flat_map(|n| &n.addresses).map(ipnet::IpNet::addr)
+        self.node
+            .iter()
+            .flat_map(|n| &n.addresses)
+            .map(ipnet::IpNet::addr)
     }
 
     /// Everything as one message, for keeping.
     pub(crate) fn snapshot(&self) -> Option<MapResponse> {
-        let chunks = self.chunks.iter().map(|(n, r)| (n.clone(), Some(r.clone())));
+        let chunks = self
+            .chunks
+            .iter()
+            .map(|(n, r)| (n.clone(), Some(r.clone())));
         Some(MapResponse {
             node: Some(self.node.clone()?),
             derp_map: Some(self.derp.clone()),
-            peers: Some(self.peers.values().cloned().collect()).filter(|p: &Vec<Node>| !p.is_empty()),
+            peers: Some(self.peers.values().cloned().collect())
+                .filter(|p: &Vec<Node>| !p.is_empty()),
             dns_config: Some(self.dns.clone()),
             domain: self.domain.clone(),
             packet_filters: Some(chunks.collect()),

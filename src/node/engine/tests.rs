@@ -99,7 +99,10 @@ impl Sim {
         let hosts = (0..n)
             .map(|i| {
                 let mut rng = Rng::from_seed([i as u8 + 1; 32]);
-                let keys = (NodePrivate::generate(&mut rng), DiscoPrivate::generate(&mut rng));
+                let keys = (
+                    NodePrivate::generate(&mut rng),
+                    DiscoPrivate::generate(&mut rng),
+                );
                 Host {
                     engine: Engine::new(config(&keys), rng, now),
                     keys,
@@ -147,7 +150,9 @@ impl Sim {
     }
 
     fn map(&self, i: usize) -> MapResponse {
-        let peers = (0..self.hosts.len()).filter(|j| *j != i).map(|j| self.node(j));
+        let peers = (0..self.hosts.len())
+            .filter(|j| *j != i)
+            .map(|j| self.node(j));
         MapResponse {
             node: Some(self.node(i)),
             derp_map: Some(derp_map()),
@@ -267,7 +272,11 @@ impl Sim {
         let end = self.now.mono + time;
         loop {
             let flight = self.flights.first_key_value().map(|(k, _)| k.0);
-            let timers = self.hosts.iter().filter_map(|h| h.engine.poll_timeout()).map(|t| t.0);
+            let timers = self
+                .hosts
+                .iter()
+                .filter_map(|h| h.engine.poll_timeout())
+                .map(|t| t.0);
             let next = timers.chain(flight).min().filter(|t| *t <= end);
             let step = next.unwrap_or(end).saturating_duration_since(self.now.mono);
             self.now = self.now.after(step);
@@ -500,7 +509,13 @@ fn a_removed_peer_can_neither_be_sent_to_nor_send() {
     assert!(!s.passes(0, 1, b"after"));
     assert!(!s.passes(1, 0, b"back"));
     assert!(s.passes(2, 0, b"others go on"));
-    assert!(s.hosts[0].engine.status(s.now).drops.contains_key("no peer"));
+    assert!(
+        s.hosts[0]
+            .engine
+            .status(s.now)
+            .drops
+            .contains_key("no peer")
+    );
 }
 
 #[test]
@@ -642,7 +657,10 @@ fn a_peer_cannot_use_another_ones_address() {
     s.send(1, &forged);
     s.secs(1);
     assert!(!s.hosts[0].tun.iter().any(|p| **p == *forged));
-    assert_eq!(s.hosts[0].engine.status(s.now).drops["source not of the peer"], 1);
+    assert_eq!(
+        s.hosts[0].engine.status(s.now).drops["source not of the peer"],
+        1
+    );
 }
 
 #[test]
@@ -712,8 +730,15 @@ fn an_idle_engine_sleeps() {
     assert!(s.passes(0, 1, b"x"));
     s.secs(120);
     for h in &s.hosts {
-        let wait = h.engine.poll_timeout().map(|(t, _)| t.saturating_duration_since(s.now.mono));
-        assert!(wait.is_none_or(|w| w > Duration::from_secs(120)), "{:?}", h.engine.poll_timeout());
+        let wait = h
+            .engine
+            .poll_timeout()
+            .map(|(t, _)| t.saturating_duration_since(s.now.mono));
+        assert!(
+            wait.is_none_or(|w| w > Duration::from_secs(120)),
+            "{:?}",
+            h.engine.poll_timeout()
+        );
     }
     assert!(s.passes(0, 1, b"awake"));
 }
@@ -725,10 +750,21 @@ fn os_config_names_addresses_routes_and_resolver() {
     let os = s.hosts[0].engine.os_config();
     assert_eq!(os.addresses, ["100.64.0.1/32".parse().unwrap()]);
     let routes: Vec<String> = os.routes.iter().map(ToString::to_string).collect();
-    assert_eq!(routes, ["100.64.0.2/32", "100.64.0.3/32", "100.100.100.100/32"]);
+    assert_eq!(
+        routes,
+        ["100.64.0.2/32", "100.64.0.3/32", "100.100.100.100/32"]
+    );
     let domains = os.dns.unwrap().match_domains;
     assert!(domains.contains(&"tail.internal".to_owned()));
-    assert_eq!(s.hosts[0].engine.whois(IPS[2].parse().unwrap()).unwrap().0.id, id(2));
+    assert_eq!(
+        s.hosts[0]
+            .engine
+            .whois(IPS[2].parse().unwrap())
+            .unwrap()
+            .0
+            .id,
+        id(2)
+    );
 }
 
 #[test]
@@ -758,11 +794,21 @@ fn an_idle_region_is_reported_but_not_the_home() {
     s.secs(1);
     let far = RegionId(7);
     let now = s.now;
-    s.hosts[0].engine.out.derp(far, NodePublic::default(), Bytes::new(), now);
-    s.hosts[0].engine.out.derp(HOME, NodePublic::default(), Bytes::new(), now);
+    s.hosts[0]
+        .engine
+        .out
+        .derp(far, NodePublic::default(), Bytes::new(), now);
+    s.hosts[0]
+        .engine
+        .out
+        .derp(HOME, NodePublic::default(), Bytes::new(), now);
     while s.hosts[0].engine.poll_output().is_some() {}
     s.secs(61);
-    let idle: Vec<_> = s.hosts[0].events.iter().filter(|e| matches!(e, EngineEvent::DerpIdle(_))).collect();
+    let idle: Vec<_> = s.hosts[0]
+        .events
+        .iter()
+        .filter(|e| matches!(e, EngineEvent::DerpIdle(_)))
+        .collect();
     assert_eq!(idle, [&EngineEvent::DerpIdle(far)]);
 }
 
