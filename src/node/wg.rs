@@ -317,6 +317,10 @@ impl WireGuard {
     /// Ticks a session that is [`WireGuard::due`] and plans its next tick.
     pub(crate) fn handle_timeout(&mut self, id: NodeId, now: Instant) -> Vec<Bytes> {
         let mut out = Vec::new();
+        if let Some(first) = self.timers.first().copied().filter(|(_, i)| *i == id) {
+            // Whatever follows, this deadline is over.
+            self.timers.remove(&first);
+        }
         if let Some(s) = self.sessions.get_mut(&id) {
             s.tick(now, &mut out);
         }
@@ -342,13 +346,13 @@ impl WireGuard {
         from: SocketAddr,
         datagram: &[u8],
         now: Instant,
-    ) -> Result<WgKind, Outcome> {
+    ) -> Result<WgKind, Box<Outcome>> {
         let packet = Packet::from_bytes(BytesMut::from(datagram));
         let handshake = matches!(datagram.first(), Some(1 | 2));
         if !handshake {
             return packet
                 .try_into_wg()
-                .map_err(|_| Outcome::drop("not wireguard"));
+                .map_err(|_| Box::new(Outcome::drop("not wireguard")));
         }
         if self
             .window
@@ -365,13 +369,15 @@ impl WireGuard {
         } else {
             &self.limiter
         };
-        limiter.verify_packet(from, packet).map_err(|r| match r {
-            TunnResult::WriteToNetwork(cookie) => Outcome {
-                reply: Some(freeze(cookie)),
-                dropped: Some("wireguard under load"),
-                ..Outcome::default()
-            },
-            _ => Outcome::drop("bad wireguard handshake"),
+        limiter.verify_packet(from, packet).map_err(|refusal| {
+            Box::new(match refusal {
+                TunnResult::WriteToNetwork(cookie) => Outcome {
+                    reply: Some(freeze(cookie)),
+                    dropped: Some("wireguard under load"),
+                    ..Outcome::default()
+                },
+                _ => Outcome::drop("bad wireguard handshake"),
+            })
         })
     }
 
@@ -386,7 +392,7 @@ impl WireGuard {
     ) -> Outcome {
         let kind = match self.verify(from, datagram, now) {
             Ok(kind) => kind,
-            Err(outcome) => return outcome,
+            Err(outcome) => return *outcome,
         };
         let index = match &kind {
             WgKind::HandshakeInit(init) => {

@@ -385,7 +385,10 @@ impl Engine {
         if self.expiry_at.is_some_and(|t| t <= now.mono) {
             self.check_expiry(now);
         }
-        self.out.sweep(self.netcheck.home(), now);
+        for region in self.out.sweep(self.netcheck.home(), now) {
+            // The shell closes it, so no peer is answered there any more.
+            self.magic.relay_lost(region);
+        }
         self.settle(now);
     }
 
