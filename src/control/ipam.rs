@@ -16,11 +16,11 @@ const REST: Duration = Duration::hours(24);
 #[error(
     "no free address in the pool {0}: remove nodes (a freed address rests for 24 hours) or configure a larger pool"
 )]
-pub struct Exhausted(pub Ipv4Net);
+pub(super) struct Exhausted(pub(super) Ipv4Net);
 
 /// Which addresses are taken or resting. Clones share until one changes.
 #[derive(Debug, Clone, Default)]
-pub struct Ledger {
+pub(super) struct Ledger {
     /// `None`: taken; a time: free again since then.
     taken: Arc<HashMap<Ipv4Addr, Option<DateTime<Utc>>>>,
     cursor: u32,
@@ -29,7 +29,7 @@ pub struct Ledger {
 impl Ledger {
     /// From what was kept.
     #[must_use]
-    pub fn new(entries: impl IntoIterator<Item = (Ipv4Addr, Option<DateTime<Utc>>)>) -> Self {
+    pub(super) fn new(entries: impl IntoIterator<Item = (Ipv4Addr, Option<DateTime<Utc>>)>) -> Self {
         let taken: HashMap<_, _> = entries.into_iter().collect();
         let cursor = taken.keys().copied().map(u32::from).max().unwrap_or(0);
         Self {
@@ -39,12 +39,12 @@ impl Ledger {
     }
 
     /// Notes an address as taken.
-    pub fn take(&mut self, address: Ipv4Addr) {
+    pub(super) fn take(&mut self, address: Ipv4Addr) {
         Arc::make_mut(&mut self.taken).insert(address, None);
     }
 
     /// Notes an address as free since `at`.
-    pub fn release(&mut self, address: Ipv4Addr, at: DateTime<Utc>) {
+    pub(super) fn release(&mut self, address: Ipv4Addr, at: DateTime<Utc>) {
         Arc::make_mut(&mut self.taken).insert(address, Some(at));
     }
 
@@ -52,7 +52,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When none is free.
-    pub fn allocate(
+    pub(super) fn allocate(
         &mut self,
         pool: Ipv4Net,
         now: DateTime<Utc>,

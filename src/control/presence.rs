@@ -17,7 +17,7 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// One stream's letter box: what changed since it last looked. One slot that merges, never a queue.
 #[derive(Default)]
-pub struct Slot {
+pub(super) struct Slot {
     change: Mutex<Change>,
     replaced: std::sync::atomic::AtomicBool,
     wake: Notify,
@@ -25,7 +25,7 @@ pub struct Slot {
 
 impl Slot {
     /// Waits until there is something, and takes it. `None`: a newer stream took this one's place.
-    pub async fn next(&self) -> Option<Change> {
+    pub(super) async fn next(&self) -> Option<Change> {
         loop {
             let wake = self.wake.notified();
             if self.replaced.load(std::sync::atomic::Ordering::Acquire) {
@@ -40,7 +40,7 @@ impl Slot {
     }
 
     /// Takes what is there now.
-    pub fn take(&self) -> Change {
+    pub(super) fn take(&self) -> Change {
         std::mem::take(&mut *self.change.lock())
     }
 
@@ -66,14 +66,14 @@ struct Inner {
 
 /// All streams.
 #[derive(Default)]
-pub struct Hub {
+pub(super) struct Hub {
     inner: Mutex<Inner>,
     /// Somebody came or went.
-    pub wake: Notify,
+    pub(super) wake: Notify,
 }
 
 /// Holds a node's presence; released exactly once, by dropping it.
-pub struct Guard {
+pub(super) struct Guard {
     hub: Arc<Hub>,
     node: NodeId,
     session: u64,
@@ -84,7 +84,7 @@ pub struct Guard {
 impl Guard {
     /// The letter box.
     #[must_use]
-    pub fn slot(&self) -> &Arc<Slot> {
+    pub(super) fn slot(&self) -> &Arc<Slot> {
         &self.slot
     }
 }
@@ -105,7 +105,7 @@ impl Drop for Guard {
 
 impl Hub {
     /// A stream begins; an older one of the same node is told to end.
-    pub fn connect(self: &Arc<Self>, node: NodeId, clock: fn() -> Instant) -> Guard {
+    pub(super) fn connect(self: &Arc<Self>, node: NodeId, clock: fn() -> Instant) -> Guard {
         let slot = Arc::new(Slot::default());
         let mut inner = self.inner.lock();
         inner.next += 1;
@@ -136,7 +136,7 @@ impl Hub {
     }
 
     /// Nodes whose presence may differ from what was published, with how it is now.
-    pub fn due(&self, now: Instant) -> Vec<(NodeId, bool)> {
+    pub(super) fn due(&self, now: Instant) -> Vec<(NodeId, bool)> {
         let mut inner = self.inner.lock();
         let mut out: Vec<(NodeId, bool)> = Vec::new();
         for id in std::mem::take(&mut inner.dirty) {
@@ -153,12 +153,12 @@ impl Hub {
     }
 
     /// Puts nodes back on the list of those to look at: their draft was dropped.
-    pub fn mark(&self, nodes: impl IntoIterator<Item = NodeId>) {
+    pub(super) fn mark(&self, nodes: impl IntoIterator<Item = NodeId>) {
         self.inner.lock().dirty.extend(nodes);
     }
 
     /// Leaves word of `change` with every stream it may concern.
-    pub fn announce(&self, net: &Tailnet, change: &Change) {
+    pub(super) fn announce(&self, net: &Tailnet, change: &Change) {
         if change.is_empty() {
             return;
         }
