@@ -124,15 +124,23 @@ mod tests {
     #[test]
     fn only_usable_endpoints_stay() {
         let given: Vec<SocketAddr> = [
-            "127.0.0.1:1", "0.0.0.0:5", "224.0.0.1:5", "192.0.2.1:0", "[::1]:5", "192.0.2.1:7",
-            "192.0.2.1:7", "[2001:db8::1]:9",
+            "127.0.0.1:1",
+            "0.0.0.0:5",
+            "224.0.0.1:5",
+            "192.0.2.1:0",
+            "[::1]:5",
+            "192.0.2.1:7",
+            "192.0.2.1:7",
+            "[2001:db8::1]:9",
         ]
         .iter()
         .map(|t| t.parse().unwrap())
         .collect();
         let out = endpoints(&given);
         assert_eq!(out.len(), 2);
-        let many: Vec<SocketAddr> = (1..=1000).map(|p| SocketAddr::from(([192, 0, 2, 1], p))).collect();
+        let many: Vec<SocketAddr> = (1..=1000)
+            .map(|p| SocketAddr::from(([192, 0, 2, 1], p)))
+            .collect();
         assert_eq!(endpoints(&many).len(), 64);
     }
 }

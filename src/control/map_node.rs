@@ -39,7 +39,12 @@ impl PartialEq for Shown {
 
 /// How `viewer` sees `peer`; `None` while the peer is held back.
 #[must_use]
-pub(super) fn shown(net: &Tailnet, viewer: NodeId, peer: NodeId, now: DateTime<Utc>) -> Option<Shown> {
+pub(super) fn shown(
+    net: &Tailnet,
+    viewer: NodeId,
+    peer: NodeId,
+    now: DateTime<Utc>,
+) -> Option<Shown> {
     let node = net.nodes.get(&peer)?;
     node.disco?;
     Some(Shown {
@@ -78,7 +83,11 @@ fn common(net: &Tailnet, node: &model::Node, routes: &[IpNet]) -> Node {
         created: Some(node.created),
         cap: node.capver,
         tags: node.owner.tags().map(ToString::to_string).collect(),
-        primary_routes: routes.iter().filter(|r| !routes::is_exit(r)).copied().collect(),
+        primary_routes: routes
+            .iter()
+            .filter(|r| !routes::is_exit(r))
+            .copied()
+            .collect(),
         machine_authorized: true,
         ..Node::default()
     }

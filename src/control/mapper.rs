@@ -99,12 +99,7 @@ pub(super) fn delta(sent: &mut Sent, net: &Tailnet, change: &Change, now: DateTi
             sent.filter = filter;
         }
     }
-    let mut users: BTreeSet<UserId> = out
-        .peers_changed
-        .iter()
-        .flatten()
-        .map(|n| n.user)
-        .collect();
+    let mut users: BTreeSet<UserId> = out.peers_changed.iter().flatten().map(|n| n.user).collect();
     if change.settings {
         users.extend(sent.users.keys());
     }

@@ -106,7 +106,11 @@ impl Owner {
             Ok(()) if draft.writes.is_empty() => Ok(()),
             Ok(()) => {
                 let writes = std::mem::take(&mut draft.writes);
-                self.shared.store.commit(writes).await.map_err(|e| e.to_string())
+                self.shared
+                    .store
+                    .commit(writes)
+                    .await
+                    .map_err(|e| e.to_string())
             }
             Err(_) => Err("an internal fault; the log has the details".to_owned()),
         };
@@ -157,7 +161,9 @@ impl Owner {
         let writes: Vec<Write> = rows.map(|n| Write::PutNode(Arc::clone(n))).collect();
         match self.shared.store.commit(writes).await {
             Ok(()) => self.lagging.clear(),
-            Err(error) => tracing::warn!(%error, "endpoints and last-seen times wait to be written"),
+            Err(error) => {
+                tracing::warn!(%error, "endpoints and last-seen times wait to be written")
+            }
         }
     }
 }

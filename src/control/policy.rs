@@ -27,7 +27,9 @@ pub(super) const DEFAULT_TEXT: &str = r#"// Who may reach whom. This is the defa
 /// All faults.
 pub(super) fn parse(text: &str) -> Result<Policy, AdminError> {
     if text.len() > MAX_TEXT {
-        return Err(AdminError::Invalid("the policy is larger than 4 MiB".into()));
+        return Err(AdminError::Invalid(
+            "the policy is larger than 4 MiB".into(),
+        ));
     }
     Policy::parse(text).map_err(AdminError::Policy)
 }

@@ -39,7 +39,11 @@ fn refuse(error: impl Into<String>) -> Outcome {
 }
 
 /// Decides a registration of the machine whose key was proven.
-pub(super) fn register(draft: &mut Draft, machine: MachinePublic, request: RegisterRequest) -> Outcome {
+pub(super) fn register(
+    draft: &mut Draft,
+    machine: MachinePublic,
+    request: RegisterRequest,
+) -> Outcome {
     if request.version < CapVer::OLDEST {
         return refuse(format!(
             "this client is too old: it speaks protocol version {}, the oldest served is {} (Tailscale 1.80); update the client",
@@ -213,10 +217,14 @@ fn usable_key(net: &Tailnet, text: &str, now: DateTime<Utc>) -> Result<PreAuthKe
         return Err(format!("the pre-auth key {id} has expired; {REMEDY}"));
     }
     if !key.reusable && key.uses > 0 {
-        return Err(format!("the pre-auth key {id} was already used and works only once; {REMEDY}"));
+        return Err(format!(
+            "the pre-auth key {id} was already used and works only once; {REMEDY}"
+        ));
     }
     if !net.users.contains_key(&key.user) {
-        return Err(format!("the pre-auth key {id} was revoked with its user; {REMEDY}"));
+        return Err(format!(
+            "the pre-auth key {id} was revoked with its user; {REMEDY}"
+        ));
     }
     Ok((**key).clone())
 }
@@ -291,9 +299,11 @@ pub(super) fn admit(
     let expiry = match &new.owner {
         Owner::Tags(_) => None,
         Owner::User(_) => {
-            let ours = draft.net.settings.key_expiry.and_then(|d| {
-                now.checked_add_signed(Duration::from_std(d).ok()?)
-            });
+            let ours = draft
+                .net
+                .settings
+                .key_expiry
+                .and_then(|d| now.checked_add_signed(Duration::from_std(d).ok()?));
             [ours, new.expiry].into_iter().flatten().min()
         }
     };
@@ -331,8 +341,7 @@ pub(super) fn admit(
     let (ipv4, ipv6) = draft.take_address()?;
     let id = draft.next_node();
     let label = crate::dns::sanitize_label(&hostinfo.hostname);
-    let name =
-        crate::dns::unique_label(&label, &|taken| draft.net.by_name.contains_key(taken));
+    let name = crate::dns::unique_label(&label, &|taken| draft.net.by_name.contains_key(taken));
     Ok(draft.put_node(Node {
         id,
         stable_id: StableId(format!("n{id}tsd")),
@@ -367,9 +376,8 @@ pub(super) fn login_id(text: &str) -> LoginId {
 
 fn interactive(draft: &mut Draft, machine: MachinePublic, request: RegisterRequest) -> Outcome {
     let now = draft.now.wall;
-    let same = |l: &PendingLogin| {
-        l.machine == machine && l.key == request.node_key && l.expires > now
-    };
+    let same =
+        |l: &PendingLogin| l.machine == machine && l.key == request.node_key && l.expires > now;
     if request.followup.is_empty() {
         // A daemon that restarted while waiting goes on with the login it has.
         let waiting = draft.net.logins.values().find(|l| same(l)).cloned();

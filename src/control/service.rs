@@ -153,7 +153,10 @@ impl Control {
         let mut tasks = std::mem::take(&mut *self.inner.tasks.lock());
         let ended = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(LAST_CALL, ended).await.is_err() {
-            tracing::warn!(left = tasks.len(), "connections did not end in time; they are cut");
+            tracing::warn!(
+                left = tasks.len(),
+                "connections did not end in time; they are cut"
+            );
             tasks.shutdown().await;
         }
         let owner = self.inner.owner.lock().take();
@@ -262,11 +265,7 @@ impl Control {
     ///
     /// # Errors
     /// When there is no such key.
-    pub async fn revoke_auth_key(
-        &self,
-        by: &Actor,
-        key: &str,
-    ) -> Result<AuthKeyView, AdminError> {
+    pub async fn revoke_auth_key(&self, by: &Actor, key: &str) -> Result<AuthKeyView, AdminError> {
         let key = key.to_owned();
         let by = by.clone();
         self.run(move |draft| {
@@ -572,13 +571,19 @@ impl Control {
             })
         });
         let gone = || AdminError::Internal("the server is stopping; nothing was changed".into());
-        self.inner.commands.send(command).await.map_err(|_| gone())?;
+        self.inner
+            .commands
+            .send(command)
+            .await
+            .map_err(|_| gone())?;
         told.await.unwrap_or_else(|_| Err(gone()))
     }
 
     /// Starts a task that ends with the server; `None` when there are too many.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Option<()> {
-        let permit = Arc::clone(&self.inner.connections).try_acquire_owned().ok()?;
+        let permit = Arc::clone(&self.inner.connections)
+            .try_acquire_owned()
+            .ok()?;
         let mut tasks = self.inner.tasks.lock();
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {

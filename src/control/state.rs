@@ -16,9 +16,7 @@ use crate::acl::{Compiled, Policy, World, WorldNode, WorldUser};
 use crate::clock::{Now, Rng};
 use crate::keys::{NodeId, NodePublic, UserId};
 use crate::model::rows::{Stored, Write};
-use crate::model::{
-    KeyId, LoginId, Node, PendingLogin, PolicyVersion, PreAuthKey, User,
-};
+use crate::model::{KeyId, LoginId, Node, PendingLogin, PolicyVersion, PreAuthKey, User};
 
 /// Everything known, at one moment. Immutable once published.
 #[derive(Clone)]
@@ -84,7 +82,13 @@ impl Tailnet {
         let mut net = Self {
             users: Arc::new(stored.users.into_iter().map(by_id).collect()),
             nodes: Arc::new(nodes),
-            keys: Arc::new(stored.keys.into_iter().map(|k| (k.id, Arc::new(k))).collect()),
+            keys: Arc::new(
+                stored
+                    .keys
+                    .into_iter()
+                    .map(|k| (k.id, Arc::new(k)))
+                    .collect(),
+            ),
             logins: Arc::new(
                 stored
                     .logins

@@ -68,7 +68,10 @@ pub(super) fn auth_key(net: &Tailnet, key: &PreAuthKey, now: DateTime<Utc>) -> A
     };
     AuthKeyView {
         id: key.id,
-        user: user.map_or_else(|| format!("(deleted user {})", key.user), |u| u.name.clone()),
+        user: user.map_or_else(
+            || format!("(deleted user {})", key.user),
+            |u| u.name.clone(),
+        ),
         reusable: key.reusable,
         ephemeral: key.ephemeral,
         tags: key.tags.iter().flat_map(|t| t.iter().cloned()).collect(),

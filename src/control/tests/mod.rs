@@ -2,7 +2,9 @@
 //! an in-memory stream, without Noise.
 
 mod admin;
+mod deltas;
 mod map;
+mod public;
 mod registering;
 
 use std::time::Duration;
@@ -75,10 +77,17 @@ impl World {
             user: "alice".into(),
             reusable,
             ephemeral,
-            tags: tags.iter().map(|t| crate::model::Tag::parse(t).unwrap()).collect(),
+            tags: tags
+                .iter()
+                .map(|t| crate::model::Tag::parse(t).unwrap())
+                .collect(),
             lifetime: Duration::from_secs(3600),
         };
-        self.control.create_auth_key(&by(), request).await.unwrap().secret
+        self.control
+            .create_auth_key(&by(), request)
+            .await
+            .unwrap()
+            .secret
     }
 
     /// A machine that joined with a key, and said where it is.
@@ -113,7 +122,11 @@ impl Client {
         let machine = MachinePrivate::generate(&mut Rng::from_seed([seed ^ 0x80; 32])).public();
         let (ours, theirs) = tokio::io::duplex(1 << 20);
         control
-            .spawn(machine::serve(control.clone(), Caller::test(machine), theirs))
+            .spawn(machine::serve(
+                control.clone(),
+                Caller::test(machine),
+                theirs,
+            ))
             .unwrap();
         let (send, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(ours))
@@ -134,7 +147,12 @@ impl Client {
         self.send.clone().send_request(request).await.unwrap()
     }
 
-    pub(super) async fn post_json(&self, path: &str, mut base: Value, more: Value) -> Response<Incoming> {
+    pub(super) async fn post_json(
+        &self,
+        path: &str,
+        mut base: Value,
+        more: Value,
+    ) -> Response<Incoming> {
         for (k, v) in more.as_object().unwrap() {
             base[k] = v.clone();
         }
@@ -142,7 +160,11 @@ impl Client {
     }
 
     pub(super) async fn register(&self, name: &str, key: &str, more: Value) -> Value {
-        let auth = if key.is_empty() { Value::Null } else { json!({"AuthKey": key}) };
+        let auth = if key.is_empty() {
+            Value::Null
+        } else {
+            json!({"AuthKey": key})
+        };
         let base = json!({"Version": 130, "NodeKey": self.node, "Auth": auth,
             "Hostinfo": {"Hostname": name, "OS": "linux"}});
         let response = self.post_json("/machine/register", base, more).await;
