@@ -177,3 +177,60 @@ impl Hub {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Now;
+
+    fn clock() -> Instant {
+        Now::read().mono
+    }
+
+    #[test]
+    fn an_old_stream_that_ends_late_does_not_take_the_new_one_down() {
+        let hub = Arc::new(Hub::default());
+        let old = hub.connect(NodeId(1), clock);
+        let new = hub.connect(NodeId(1), clock);
+        assert_eq!(hub.due(clock()), [(NodeId(1), true)]);
+        drop(old);
+        assert!(hub.due(clock() + 2 * GRACE).is_empty());
+        drop(new);
+        assert!(hub.due(clock()).is_empty(), "the grace has begun");
+        assert_eq!(hub.due(clock() + 2 * GRACE), [(NodeId(1), false)]);
+        assert!(hub.due(clock() + 2 * GRACE).is_empty(), "said once");
+    }
+
+    #[test]
+    fn coming_back_within_the_grace_is_never_offline() {
+        let hub = Arc::new(Hub::default());
+        drop(hub.connect(NodeId(1), clock));
+        let again = hub.connect(NodeId(1), clock);
+        assert_eq!(hub.due(clock() + 2 * GRACE), [(NodeId(1), true)]);
+        drop(again);
+    }
+
+    #[test]
+    fn a_dropped_draft_hears_of_presence_again() {
+        let hub = Arc::new(Hub::default());
+        let held = hub.connect(NodeId(1), clock);
+        let due = hub.due(clock());
+        hub.mark(due.iter().map(|(id, _)| *id));
+        assert_eq!(hub.due(clock()), due);
+        drop(held);
+    }
+
+    #[tokio::test]
+    async fn changes_merge_while_nobody_looks() {
+        let slot = Slot::default();
+        for id in 1..=3 {
+            let nodes = std::iter::once(NodeId(id)).collect();
+            slot.put(&Change {
+                nodes,
+                ..Change::default()
+            });
+        }
+        let change = slot.next().await.unwrap();
+        assert_eq!(change.nodes.len(), 3);
+    }
+}

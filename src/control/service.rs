@@ -36,6 +36,8 @@ struct Inner {
     shared: Arc<Shared>,
     commands: mpsc::Sender<owner::Command>,
     stop: watch::Sender<bool>,
+    /// Said to the owner after all connections have ended, so that it hears of them.
+    end: watch::Sender<bool>,
     tasks: parking_lot::Mutex<JoinSet<()>>,
     owner: parking_lot::Mutex<Option<tokio::task::JoinHandle<()>>>,
     noise_key: MachinePrivate,
@@ -97,6 +99,7 @@ impl Control {
         });
         let (commands, queue) = mpsc::channel(owner::QUEUE);
         let stop = watch::Sender::new(false);
+        let end = watch::Sender::new(false);
         let owner = Owner {
             shared: Arc::clone(&shared),
             commands: queue,
@@ -104,13 +107,14 @@ impl Control {
             started: now,
             lagging: BTreeSet::new(),
         };
-        let owner = tokio::spawn(owner.run(stop.subscribe()));
+        let owner = tokio::spawn(owner.run(end.subscribe()));
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             inner: Arc::new(Inner {
                 shared,
                 commands,
                 stop,
+                end,
                 tasks: parking_lot::Mutex::new(JoinSet::new()),
                 owner: parking_lot::Mutex::new(Some(owner)),
                 noise_key,
@@ -159,6 +163,7 @@ impl Control {
             );
             tasks.shutdown().await;
         }
+        self.inner.end.send_replace(true);
         let owner = self.inner.owner.lock().take();
         if let Some(owner) = owner
             && let Err(error) = owner.await

@@ -63,7 +63,10 @@ async fn shutdown_writes_what_lags_and_frees_the_directory() {
         "{refused}"
     );
 
+    let mut stream = a.poll().await;
+    stream.next().await.unwrap();
     world.control.shutdown().await;
+    assert!(stream.next().await.is_none(), "streams end");
 
     let control = super::start(world.dir.path(), super::settings())
         .await
@@ -72,6 +75,7 @@ async fn shutdown_writes_what_lags_and_frees_the_directory() {
         control.node("a").unwrap().endpoints[0].to_string(),
         "198.51.100.7:7"
     );
+    assert!(control.node("a").unwrap().last_seen.is_some());
 }
 
 #[tokio::test]
