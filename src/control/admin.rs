@@ -37,7 +37,9 @@ fn check_user_name(draft: &Draft, name: &str) -> Done<String> {
         && local.chars().all(fine)
         && local.chars().any(|c| c.is_ascii_alphabetic());
     let good_domain = domain.is_none_or(|d| {
-        !d.is_empty() && d.chars().all(|c| c.is_ascii_alphanumeric() || ".-".contains(c))
+        !d.is_empty()
+            && d.chars()
+                .all(|c| c.is_ascii_alphanumeric() || ".-".contains(c))
     });
     if !good_local || !good_domain || parts.next().is_some() || name.len() > 128 {
         return Err(AdminError::Invalid(format!(
@@ -181,7 +183,12 @@ pub(super) fn rename_node(draft: &mut Draft, node: &str, name: &str) -> Done<Nod
             "{name:?} is no device name: use letters, digits and '-' inside, at most 63 of them"
         )));
     }
-    if draft.net.by_name.get(&name).is_some_and(|id| *id != node.id) {
+    if draft
+        .net
+        .by_name
+        .get(&name)
+        .is_some_and(|id| *id != node.id)
+    {
         return Err(AdminError::Conflict(format!(
             "another device is called {name:?}; take another name"
         )));
@@ -279,7 +286,11 @@ pub(super) fn approve_login(draft: &mut Draft, id: &str, user: Option<&str>) -> 
         return Err(AdminError::NotFound("this login is gone".into()));
     };
     // The key may have been registered by another road meanwhile.
-    if draft.net.by_key(&login.key).is_some_and(|n| n.machine != login.machine) {
+    if draft
+        .net
+        .by_key(&login.key)
+        .is_some_and(|n| n.machine != login.machine)
+    {
         return Err(AdminError::Conflict(
             "the node key of this login belongs to another machine; reject it".into(),
         ));

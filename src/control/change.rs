@@ -8,24 +8,24 @@ use crate::keys::NodeId;
 
 /// A mergeable set of changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Change {
+pub(super) struct Change {
     /// Nodes whose record or presence changed, came or went.
-    pub nodes: BTreeSet<NodeId>,
+    pub(super) nodes: BTreeSet<NodeId>,
     /// The policy was compiled anew: peers and rules of anybody may differ.
-    pub access: bool,
+    pub(super) access: bool,
     /// Settings were replaced, or users renamed.
-    pub settings: bool,
+    pub(super) settings: bool,
 }
 
 impl Change {
     /// Whether there is nothing to tell.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.nodes.is_empty() && !self.access && !self.settings
     }
 
     /// Takes `other` in.
-    pub fn merge(&mut self, other: &Self) {
+    pub(super) fn merge(&mut self, other: &Self) {
         self.nodes.extend(&other.nodes);
         self.access |= other.access;
         self.settings |= other.settings;

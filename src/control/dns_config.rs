@@ -6,7 +6,7 @@ use crate::wire::DnsConfig;
 
 /// The configuration every node gets.
 #[must_use]
-pub fn build(settings: &Settings) -> DnsConfig {
+pub(super) fn build(settings: &Settings) -> DnsConfig {
     let mut domains = Vec::new();
     let mut routes = settings.split.clone();
     if settings.magic_dns {

@@ -26,7 +26,7 @@ fn cut(text: &mut String, max: usize) {
 
 /// Cuts everything to size. Fields that nobody reads are not kept.
 #[must_use]
-pub fn bounded(mut info: Hostinfo) -> Hostinfo {
+pub(super) fn bounded(mut info: Hostinfo) -> Hostinfo {
     info.rest.clear();
     for text in [
         &mut info.ipn_version,
@@ -69,7 +69,7 @@ pub fn bounded(mut info: Hostinfo) -> Hostinfo {
 
 /// Endpoints worth trying, at most 64.
 #[must_use]
-pub fn endpoints(given: &[SocketAddr]) -> Vec<SocketAddr> {
+pub(super) fn endpoints(given: &[SocketAddr]) -> Vec<SocketAddr> {
     let usable = |e: &&SocketAddr| {
         let ip = e.ip();
         let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
@@ -90,7 +90,7 @@ pub fn endpoints(given: &[SocketAddr]) -> Vec<SocketAddr> {
 
 /// What peers are shown (control.md 7.2): enough for names, Taildrop, exit-node DNS and SSH.
 #[must_use]
-pub fn for_peers(info: &Hostinfo) -> Hostinfo {
+pub(super) fn for_peers(info: &Hostinfo) -> Hostinfo {
     let peerapi = |s: &&Service| s.proto.starts_with("peerapi");
     Hostinfo {
         os: info.os.clone(),
@@ -124,15 +124,23 @@ mod tests {
     #[test]
     fn only_usable_endpoints_stay() {
         let given: Vec<SocketAddr> = [
-            "127.0.0.1:1", "0.0.0.0:5", "224.0.0.1:5", "192.0.2.1:0", "[::1]:5", "192.0.2.1:7",
-            "192.0.2.1:7", "[2001:db8::1]:9",
+            "127.0.0.1:1",
+            "0.0.0.0:5",
+            "224.0.0.1:5",
+            "192.0.2.1:0",
+            "[::1]:5",
+            "192.0.2.1:7",
+            "192.0.2.1:7",
+            "[2001:db8::1]:9",
         ]
         .iter()
         .map(|t| t.parse().unwrap())
         .collect();
         let out = endpoints(&given);
         assert_eq!(out.len(), 2);
-        let many: Vec<SocketAddr> = (1..=1000).map(|p| SocketAddr::from(([192, 0, 2, 1], p))).collect();
+        let many: Vec<SocketAddr> = (1..=1000)
+            .map(|p| SocketAddr::from(([192, 0, 2, 1], p)))
+            .collect();
         assert_eq!(endpoints(&many).len(), 64);
     }
 }

@@ -63,7 +63,10 @@ fn answer<B>(control: &Control, mut request: Request<B>, remote: SocketAddr) -> 
 fn key(control: &Control, query: &str) -> Answer {
     let version = query.split('&').find_map(|pair| pair.strip_prefix("v="));
     if version.and_then(|v| v.parse::<u32>().ok()).is_none() {
-        return text(StatusCode::BAD_REQUEST, "say which protocol version you speak: /key?v=N");
+        return text(
+            StatusCode::BAD_REQUEST,
+            "say which protocol version you speak: /key?v=N",
+        );
     }
     let keys = ServerKeys {
         legacy_public_key: MachinePublic::default(),
@@ -110,7 +113,10 @@ fn upgrade<B>(control: &Control, request: &mut Request<B>, remote: SocketAddr) -
         );
     }
     let given = request.headers().get(HANDSHAKE);
-    let Some(initiation) = given.and_then(|v| v.to_str().ok()).and_then(decode_initiation) else {
+    let Some(initiation) = given
+        .and_then(|v| v.to_str().ok())
+        .and_then(decode_initiation)
+    else {
         return text(StatusCode::BAD_REQUEST, NO_HANDSHAKE);
     };
     let upgraded = hyper::upgrade::on(request);
@@ -209,8 +215,7 @@ where
     };
     let payload = serde_json::to_vec(&challenge).ok().filter(|_| early);
     let key = control.noise_key().clone();
-    let shake =
-        crate::noise::stream::accept(io, &initiation, &key, payload.as_deref(), &mut rng);
+    let shake = crate::noise::stream::accept(io, &initiation, &key, payload.as_deref(), &mut rng);
     match tokio::time::timeout(HANDSHAKE_TIME, shake).await {
         Ok(Ok((stream, peer))) => machine::serve(control, Caller::from(peer), stream).await,
         Ok(Err(error)) => tracing::debug!(%remote, %error, "a handshake failed"),

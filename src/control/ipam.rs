@@ -16,11 +16,11 @@ const REST: Duration = Duration::hours(24);
 #[error(
     "no free address in the pool {0}: remove nodes (a freed address rests for 24 hours) or configure a larger pool"
 )]
-pub struct Exhausted(pub Ipv4Net);
+pub(super) struct Exhausted(pub(super) Ipv4Net);
 
 /// Which addresses are taken or resting. Clones share until one changes.
 #[derive(Debug, Clone, Default)]
-pub struct Ledger {
+pub(super) struct Ledger {
     /// `None`: taken; a time: free again since then.
     taken: Arc<HashMap<Ipv4Addr, Option<DateTime<Utc>>>>,
     cursor: u32,
@@ -29,7 +29,9 @@ pub struct Ledger {
 impl Ledger {
     /// From what was kept.
     #[must_use]
-    pub fn new(entries: impl IntoIterator<Item = (Ipv4Addr, Option<DateTime<Utc>>)>) -> Self {
+    pub(super) fn new(
+        entries: impl IntoIterator<Item = (Ipv4Addr, Option<DateTime<Utc>>)>,
+    ) -> Self {
         let taken: HashMap<_, _> = entries.into_iter().collect();
         let cursor = taken.keys().copied().map(u32::from).max().unwrap_or(0);
         Self {
@@ -39,12 +41,12 @@ impl Ledger {
     }
 
     /// Notes an address as taken.
-    pub fn take(&mut self, address: Ipv4Addr) {
+    pub(super) fn take(&mut self, address: Ipv4Addr) {
         Arc::make_mut(&mut self.taken).insert(address, None);
     }
 
     /// Notes an address as free since `at`.
-    pub fn release(&mut self, address: Ipv4Addr, at: DateTime<Utc>) {
+    pub(super) fn release(&mut self, address: Ipv4Addr, at: DateTime<Utc>) {
         Arc::make_mut(&mut self.taken).insert(address, Some(at));
     }
 
@@ -52,7 +54,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When none is free.
-    pub fn allocate(
+    pub(super) fn allocate(
         &mut self,
         pool: Ipv4Net,
         now: DateTime<Utc>,
@@ -65,7 +67,11 @@ impl Ledger {
         let mut at = self.cursor;
         let mut left = u64::from(last - first) + 1;
         while left > 0 {
-            at = if at < first || at >= last { first } else { at + 1 };
+            at = if at < first || at >= last {
+                first
+            } else {
+                at + 1
+            };
             if let Some(end) = reserved_until(at) {
                 // A whole reserved block is one step.
                 let step = u64::from(end.min(last) - at) + 1;
@@ -127,10 +133,19 @@ mod tests {
         let (b, v6) = ledger.allocate(pool, now).unwrap();
         assert_eq!([a, b].map(|x| x.to_string()), ["100.64.0.1", "100.64.0.2"]);
         assert_eq!(v6.to_string(), "fd7a:115c:a1e0::6440:2");
-        assert!(ledger.allocate(pool, now).unwrap_err().to_string().contains("100.64.0.0/30"));
+        assert!(
+            ledger
+                .allocate(pool, now)
+                .unwrap_err()
+                .to_string()
+                .contains("100.64.0.0/30")
+        );
         ledger.release(a, now);
         assert!(ledger.allocate(pool, now + Duration::hours(23)).is_err());
-        assert_eq!(ledger.allocate(pool, now + Duration::hours(24)).unwrap().0, a);
+        assert_eq!(
+            ledger.allocate(pool, now + Duration::hours(24)).unwrap().0,
+            a
+        );
     }
 
     #[test]
@@ -138,9 +153,15 @@ mod tests {
         let now = Now::read().wall;
         let pool: Ipv4Net = "100.64.0.0/10".parse().unwrap();
         let mut ledger = Ledger::new([("100.99.255.255".parse().unwrap(), None)]);
-        assert_eq!(ledger.allocate(pool, now).unwrap().0.to_string(), "100.100.1.0");
+        assert_eq!(
+            ledger.allocate(pool, now).unwrap().0.to_string(),
+            "100.100.1.0"
+        );
         let mut ledger = Ledger::new([("100.115.91.255".parse().unwrap(), None)]);
-        assert_eq!(ledger.allocate(pool, now).unwrap().0.to_string(), "100.115.94.0");
+        assert_eq!(
+            ledger.allocate(pool, now).unwrap().0.to_string(),
+            "100.115.94.0"
+        );
     }
 
     proptest::proptest! {

@@ -20,9 +20,7 @@ use super::service::{AdminError, Control};
 use super::session::{self, Session, StartError};
 use crate::keys::MachinePublic;
 use crate::noise::MachinePeer;
-use crate::wire::{
-    CapVer, MapRequest, RegisterRequest, RegisterResponse, decode_request,
-};
+use crate::wire::{CapVer, MapRequest, RegisterRequest, RegisterResponse, decode_request};
 
 /// Request bodies at most, as the reference server (control.md 3.5).
 const MAX_BODY: usize = 1 << 20;
@@ -175,7 +173,9 @@ fn known(path: &str) -> bool {
     let Some(rest) = path.strip_prefix("/machine/") else {
         return false;
     };
-    ["tka/", "webclient/", "ssh/"].iter().any(|p| rest.starts_with(p))
+    ["tka/", "webclient/", "ssh/"]
+        .iter()
+        .any(|p| rest.starts_with(p))
         || matches!(
             rest,
             "set-dns" | "set-device-attr" | "id-token" | "feature/query" | "audit-log" | "c2n"
@@ -195,7 +195,10 @@ async fn body<T: serde::de::DeserializeOwned>(
             )));
         }
         Ok(Err(_)) => {
-            return Err(Box::new(text(StatusCode::BAD_REQUEST, "the request broke off")));
+            return Err(Box::new(text(
+                StatusCode::BAD_REQUEST,
+                "the request broke off",
+            )));
         }
         Err(_) => {
             return Err(Box::new(text(
@@ -296,7 +299,10 @@ async fn map(control: &Control, caller: Caller, request: MapRequest) -> Response
     };
     match session::once(control, me, compress).await {
         Some(bytes) => full(StatusCode::OK, "application/octet-stream", bytes),
-        None => text(StatusCode::SERVICE_UNAVAILABLE, "the map cannot be built now"),
+        None => text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the map cannot be built now",
+        ),
     }
 }
 

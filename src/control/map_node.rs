@@ -17,14 +17,14 @@ use crate::wire::{CapMap, Node, PeerChange};
 
 /// What decides a peer's form for one viewer; kept per stream, so it is small.
 #[derive(Debug, Clone)]
-pub struct Shown {
+pub(super) struct Shown {
     /// The record as it was.
-    pub node: Arc<model::Node>,
+    pub(super) node: Arc<model::Node>,
     online: bool,
     expired: bool,
     routes: Vec<IpNet>,
     /// Something outside of the record changed (the base domain): send it whole.
-    pub stale: bool,
+    pub(super) stale: bool,
 }
 
 impl PartialEq for Shown {
@@ -39,7 +39,12 @@ impl PartialEq for Shown {
 
 /// How `viewer` sees `peer`; `None` while the peer is held back.
 #[must_use]
-pub fn shown(net: &Tailnet, viewer: NodeId, peer: NodeId, now: DateTime<Utc>) -> Option<Shown> {
+pub(super) fn shown(
+    net: &Tailnet,
+    viewer: NodeId,
+    peer: NodeId,
+    now: DateTime<Utc>,
+) -> Option<Shown> {
     let node = net.nodes.get(&peer)?;
     node.disco?;
     Some(Shown {
@@ -78,7 +83,11 @@ fn common(net: &Tailnet, node: &model::Node, routes: &[IpNet]) -> Node {
         created: Some(node.created),
         cap: node.capver,
         tags: node.owner.tags().map(ToString::to_string).collect(),
-        primary_routes: routes.iter().filter(|r| !routes::is_exit(r)).copied().collect(),
+        primary_routes: routes
+            .iter()
+            .filter(|r| !routes::is_exit(r))
+            .copied()
+            .collect(),
         machine_authorized: true,
         ..Node::default()
     }
@@ -86,7 +95,7 @@ fn common(net: &Tailnet, node: &model::Node, routes: &[IpNet]) -> Node {
 
 /// A peer as it is sent.
 #[must_use]
-pub fn peer(net: &Tailnet, shown: &Shown) -> Node {
+pub(super) fn peer(net: &Tailnet, shown: &Shown) -> Node {
     let node = &shown.node;
     let exit = shown.routes.iter().filter(|r| routes::is_exit(r)).count() == 2;
     let mut cap_map = CapMap::new();
@@ -106,7 +115,7 @@ pub fn peer(net: &Tailnet, shown: &Shown) -> Node {
 
 /// The node as it is told about itself.
 #[must_use]
-pub fn self_node(net: &Tailnet, me: NodeId, now: DateTime<Utc>) -> Option<Node> {
+pub(super) fn self_node(net: &Tailnet, me: NodeId, now: DateTime<Utc>) -> Option<Node> {
     let node = net.nodes.get(&me)?;
     let mut routes = node.served_routes();
     routes.retain(|r| routes::is_exit(r) || net.primaries.get(r) == Some(&me));
@@ -140,7 +149,7 @@ fn self_caps(node: &model::Node) -> CapMap {
 
 /// Whether the self node has to be sent again. What the client itself told us does not count.
 #[must_use]
-pub fn self_differs(sent: &Node, new: &Node) -> bool {
+pub(super) fn self_differs(sent: &Node, new: &Node) -> bool {
     let plain = |n: &Node| Node {
         endpoints: Vec::new(),
         home_derp: RegionId(0),
@@ -155,7 +164,7 @@ pub fn self_differs(sent: &Node, new: &Node) -> bool {
 /// The patch from `old` to `new`: `None` when only the whole node will do, `Some(None)` when nothing
 /// that a client can see differs.
 #[must_use]
-pub fn patch(old: &Node, new: &Node) -> Option<Option<PeerChange>> {
+pub(super) fn patch(old: &Node, new: &Node) -> Option<Option<PeerChange>> {
     let mut reached = old.clone();
     let mut patch = PeerChange {
         node_id: new.id,

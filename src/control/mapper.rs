@@ -18,11 +18,11 @@ use crate::wire::{
 };
 
 /// What a stream was last sent; the base of its deltas.
-pub struct Sent {
+pub(super) struct Sent {
     /// Whose stream.
-    pub me: NodeId,
+    pub(super) me: NodeId,
     /// The self node.
-    pub self_node: Node,
+    pub(super) self_node: Node,
     peers: BTreeMap<NodeId, Shown>,
     users: BTreeMap<UserId, String>,
     filter: Arc<[FilterRule]>,
@@ -31,7 +31,7 @@ pub struct Sent {
 
 /// The first message of a stream; `None` when there is no such node.
 #[must_use]
-pub fn full(net: &Tailnet, me: NodeId, now: DateTime<Utc>) -> Option<(MapResponse, Sent)> {
+pub(super) fn full(net: &Tailnet, me: NodeId, now: DateTime<Utc>) -> Option<(MapResponse, Sent)> {
     let self_node = map_node::self_node(net, me, now)?;
     let peers = peers(net, me, now);
     let mut sent = Sent {
@@ -71,7 +71,7 @@ pub fn full(net: &Tailnet, me: NodeId, now: DateTime<Utc>) -> Option<(MapRespons
 }
 
 /// What a stream must be told.
-pub enum Delta {
+pub(super) enum Delta {
     /// Nothing differs.
     Nothing,
     /// Send this.
@@ -82,7 +82,7 @@ pub enum Delta {
 
 /// The way from `sent` to `net`; `sent` is brought up to date. The caller ends the stream when the
 /// message cannot be written.
-pub fn delta(sent: &mut Sent, net: &Tailnet, change: &Change, now: DateTime<Utc>) -> Delta {
+pub(super) fn delta(sent: &mut Sent, net: &Tailnet, change: &Change, now: DateTime<Utc>) -> Delta {
     let Some(self_node) = map_node::self_node(net, sent.me, now) else {
         return Delta::Last(Box::new(farewell(sent, now)));
     };
@@ -99,12 +99,7 @@ pub fn delta(sent: &mut Sent, net: &Tailnet, change: &Change, now: DateTime<Utc>
             sent.filter = filter;
         }
     }
-    let mut users: BTreeSet<UserId> = out
-        .peers_changed
-        .iter()
-        .flatten()
-        .map(|n| n.user)
-        .collect();
+    let mut users: BTreeSet<UserId> = out.peers_changed.iter().flatten().map(|n| n.user).collect();
     if change.settings {
         users.extend(sent.users.keys());
     }

@@ -9,7 +9,7 @@ use crate::wire::{Hostinfo, MapRequest};
 
 /// Why a map request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum MapRefusal {
+pub(super) enum MapRefusal {
     /// Nobody has this node key.
     #[error("no node has this key: it was removed or never registered; log in again")]
     Unknown,
@@ -22,7 +22,7 @@ pub enum MapRefusal {
 ///
 /// # Errors
 /// When it does not.
-pub fn find<'a>(
+pub(super) fn find<'a>(
     net: &'a Tailnet,
     machine: MachinePublic,
     key: &NodePublic,
@@ -37,13 +37,13 @@ pub fn find<'a>(
 
 /// The home relay a description names; 0 is unknown.
 #[must_use]
-pub fn home_of(info: &Hostinfo) -> Option<RegionId> {
+pub(super) fn home_of(info: &Hostinfo) -> Option<RegionId> {
     let home = info.net_info.as_ref()?.preferred_derp;
     (home != RegionId(0)).then_some(home)
 }
 
 /// Renames `node` after the hostname in `info`, unless an admin named it.
-pub fn take_hostname(net: &Tailnet, node: &mut Node, info: &Hostinfo) {
+pub(super) fn take_hostname(net: &Tailnet, node: &mut Node, info: &Hostinfo) {
     if node.renamed || info.hostname == node.hostinfo.hostname {
         return;
     }
@@ -58,7 +58,7 @@ pub fn take_hostname(net: &Tailnet, node: &mut Node, info: &Hostinfo) {
 ///
 /// # Errors
 /// When the node is unknown or another machine's.
-pub fn update(
+pub(super) fn update(
     draft: &mut Draft,
     machine: MachinePublic,
     request: MapRequest,
@@ -95,7 +95,7 @@ pub fn update(
 
 /// A client whose stream is all we get (tailscale-rs) still has to be reachable: its disco key is taken
 /// from there as long as none is known, which cannot overwrite a newer one (trap 11).
-pub fn first_disco(draft: &mut Draft, key: &NodePublic, disco: DiscoPublic) {
+pub(super) fn first_disco(draft: &mut Draft, key: &NodePublic, disco: DiscoPublic) {
     let Some(node) = draft.net.by_key(key).cloned() else {
         return;
     };

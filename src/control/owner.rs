@@ -56,7 +56,7 @@ pub(super) struct Owner {
 
 impl Owner {
     /// Runs until all handles are gone or shutdown is said.
-    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+    pub(super) async fn run(mut self, mut end: watch::Receiver<bool>) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut ticks = 0_u32;
@@ -67,7 +67,7 @@ impl Owner {
                 n = self.commands.recv_many(&mut round, ROUND) => if n == 0 { break },
                 () = self.shared.hub.wake.notified() => {}
                 _ = tick.tick() => { due = true; ticks = ticks.wrapping_add(1); }
-                _ = stop.wait_for(|s| *s) => break,
+                _ = end.wait_for(|e| *e) => break,
             }
             self.round(round, due).await;
             if due && ticks.is_multiple_of(FLUSH_TICKS) {
@@ -79,6 +79,7 @@ impl Owner {
         while self.commands.recv_many(&mut rest, ROUND).await > 0 {
             self.round(std::mem::take(&mut rest), false).await;
         }
+        self.round(vec![Box::new(everybody_leaves)], false).await;
         self.flush().await;
     }
 
@@ -106,7 +107,11 @@ impl Owner {
             Ok(()) if draft.writes.is_empty() => Ok(()),
             Ok(()) => {
                 let writes = std::mem::take(&mut draft.writes);
-                self.shared.store.commit(writes).await.map_err(|e| e.to_string())
+                self.shared
+                    .store
+                    .commit(writes)
+                    .await
+                    .map_err(|e| e.to_string())
             }
             Err(_) => Err("an internal fault; the log has the details".to_owned()),
         };
@@ -157,7 +162,18 @@ impl Owner {
         let writes: Vec<Write> = rows.map(|n| Write::PutNode(Arc::clone(n))).collect();
         match self.shared.store.commit(writes).await {
             Ok(()) => self.lagging.clear(),
-            Err(error) => tracing::warn!(%error, "endpoints and last-seen times wait to be written"),
+            Err(error) => {
+                tracing::warn!(%error, "endpoints and last-seen times wait to be written")
+            }
         }
     }
+}
+
+/// The last command: whoever is online was seen just now.
+fn everybody_leaves(draft: &mut Draft) -> Reply {
+    let online = Arc::clone(&draft.net.online);
+    for id in online.iter() {
+        draft.set_online(*id, false);
+    }
+    Box::new(|_| ())
 }

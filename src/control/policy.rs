@@ -12,7 +12,7 @@ const SHOWN: usize = 200;
 const MAX_TEXT: usize = 4 << 20;
 
 /// What stands in the editor before anything was stored: the rule that is in force then.
-pub const DEFAULT_TEXT: &str = r#"// Who may reach whom. This is the default: everybody's devices reach all devices.
+pub(super) const DEFAULT_TEXT: &str = r#"// Who may reach whom. This is the default: everybody's devices reach all devices.
 // Save another text to change it; the history keeps every version.
 {
 	"acls": [
@@ -25,16 +25,18 @@ pub const DEFAULT_TEXT: &str = r#"// Who may reach whom. This is the default: ev
 ///
 /// # Errors
 /// All faults.
-pub fn parse(text: &str) -> Result<Policy, AdminError> {
+pub(super) fn parse(text: &str) -> Result<Policy, AdminError> {
     if text.len() > MAX_TEXT {
-        return Err(AdminError::Invalid("the policy is larger than 4 MiB".into()));
+        return Err(AdminError::Invalid(
+            "the policy is larger than 4 MiB".into(),
+        ));
     }
     Policy::parse(text).map_err(AdminError::Policy)
 }
 
 /// What `policy` would change.
 #[must_use]
-pub fn check(net: &Tailnet, policy: &Policy) -> PolicyOutcome {
+pub(super) fn check(net: &Tailnet, policy: &Policy) -> PolicyOutcome {
     let world = net.world();
     let compiled = policy.compile(&world);
     PolicyOutcome {
@@ -49,7 +51,7 @@ pub fn check(net: &Tailnet, policy: &Policy) -> PolicyOutcome {
 ///
 /// # Errors
 /// When another was stored meanwhile, or it takes access away and was not confirmed.
-pub fn set(
+pub(super) fn set(
     draft: &mut Draft,
     by: &str,
     text: String,

@@ -17,7 +17,7 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// One stream's letter box: what changed since it last looked. One slot that merges, never a queue.
 #[derive(Default)]
-pub struct Slot {
+pub(super) struct Slot {
     change: Mutex<Change>,
     replaced: std::sync::atomic::AtomicBool,
     wake: Notify,
@@ -25,7 +25,7 @@ pub struct Slot {
 
 impl Slot {
     /// Waits until there is something, and takes it. `None`: a newer stream took this one's place.
-    pub async fn next(&self) -> Option<Change> {
+    pub(super) async fn next(&self) -> Option<Change> {
         loop {
             let wake = self.wake.notified();
             if self.replaced.load(std::sync::atomic::Ordering::Acquire) {
@@ -40,7 +40,7 @@ impl Slot {
     }
 
     /// Takes what is there now.
-    pub fn take(&self) -> Change {
+    pub(super) fn take(&self) -> Change {
         std::mem::take(&mut *self.change.lock())
     }
 
@@ -66,14 +66,14 @@ struct Inner {
 
 /// All streams.
 #[derive(Default)]
-pub struct Hub {
+pub(super) struct Hub {
     inner: Mutex<Inner>,
     /// Somebody came or went.
-    pub wake: Notify,
+    pub(super) wake: Notify,
 }
 
 /// Holds a node's presence; released exactly once, by dropping it.
-pub struct Guard {
+pub(super) struct Guard {
     hub: Arc<Hub>,
     node: NodeId,
     session: u64,
@@ -84,7 +84,7 @@ pub struct Guard {
 impl Guard {
     /// The letter box.
     #[must_use]
-    pub fn slot(&self) -> &Arc<Slot> {
+    pub(super) fn slot(&self) -> &Arc<Slot> {
         &self.slot
     }
 }
@@ -105,7 +105,7 @@ impl Drop for Guard {
 
 impl Hub {
     /// A stream begins; an older one of the same node is told to end.
-    pub fn connect(self: &Arc<Self>, node: NodeId, clock: fn() -> Instant) -> Guard {
+    pub(super) fn connect(self: &Arc<Self>, node: NodeId, clock: fn() -> Instant) -> Guard {
         let slot = Arc::new(Slot::default());
         let mut inner = self.inner.lock();
         inner.next += 1;
@@ -136,7 +136,7 @@ impl Hub {
     }
 
     /// Nodes whose presence may differ from what was published, with how it is now.
-    pub fn due(&self, now: Instant) -> Vec<(NodeId, bool)> {
+    pub(super) fn due(&self, now: Instant) -> Vec<(NodeId, bool)> {
         let mut inner = self.inner.lock();
         let mut out: Vec<(NodeId, bool)> = Vec::new();
         for id in std::mem::take(&mut inner.dirty) {
@@ -153,12 +153,12 @@ impl Hub {
     }
 
     /// Puts nodes back on the list of those to look at: their draft was dropped.
-    pub fn mark(&self, nodes: impl IntoIterator<Item = NodeId>) {
+    pub(super) fn mark(&self, nodes: impl IntoIterator<Item = NodeId>) {
         self.inner.lock().dirty.extend(nodes);
     }
 
     /// Leaves word of `change` with every stream it may concern.
-    pub fn announce(&self, net: &Tailnet, change: &Change) {
+    pub(super) fn announce(&self, net: &Tailnet, change: &Change) {
         if change.is_empty() {
             return;
         }
@@ -175,5 +175,62 @@ impl Hub {
                 entry.slot.put(change);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Now;
+
+    fn clock() -> Instant {
+        Now::read().mono
+    }
+
+    #[test]
+    fn an_old_stream_that_ends_late_does_not_take_the_new_one_down() {
+        let hub = Arc::new(Hub::default());
+        let old = hub.connect(NodeId(1), clock);
+        let new = hub.connect(NodeId(1), clock);
+        assert_eq!(hub.due(clock()), [(NodeId(1), true)]);
+        drop(old);
+        assert!(hub.due(clock() + 2 * GRACE).is_empty());
+        drop(new);
+        assert!(hub.due(clock()).is_empty(), "the grace has begun");
+        assert_eq!(hub.due(clock() + 2 * GRACE), [(NodeId(1), false)]);
+        assert!(hub.due(clock() + 2 * GRACE).is_empty(), "said once");
+    }
+
+    #[test]
+    fn coming_back_within_the_grace_is_never_offline() {
+        let hub = Arc::new(Hub::default());
+        drop(hub.connect(NodeId(1), clock));
+        let again = hub.connect(NodeId(1), clock);
+        assert_eq!(hub.due(clock() + 2 * GRACE), [(NodeId(1), true)]);
+        drop(again);
+    }
+
+    #[test]
+    fn a_dropped_draft_hears_of_presence_again() {
+        let hub = Arc::new(Hub::default());
+        let held = hub.connect(NodeId(1), clock);
+        let due = hub.due(clock());
+        hub.mark(due.iter().map(|(id, _)| *id));
+        assert_eq!(hub.due(clock()), due);
+        drop(held);
+    }
+
+    #[tokio::test]
+    async fn changes_merge_while_nobody_looks() {
+        let slot = Slot::default();
+        for id in 1..=3 {
+            let nodes = std::iter::once(NodeId(id)).collect();
+            slot.put(&Change {
+                nodes,
+                ..Change::default()
+            });
+        }
+        let change = slot.next().await.unwrap();
+        assert_eq!(change.nodes.len(), 3);
     }
 }

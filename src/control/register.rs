@@ -10,17 +10,17 @@ use crate::model::{KeyId, LoginId, Node, Owner, PendingLogin, PreAuthKey, Tag, T
 use crate::wire::{CapVer, Hostinfo, Login, RegisterRequest, RegisterResponse, User};
 
 /// Waiting logins at most; the oldest makes room (RELIABILITY row 30).
-pub const MAX_LOGINS: usize = 1000;
+pub(super) const MAX_LOGINS: usize = 1000;
 /// How long a login waits for a person.
-pub const LOGIN_LIFETIME: Duration = Duration::days(1);
+pub(super) const LOGIN_LIFETIME: Duration = Duration::days(1);
 /// The user that stands for all tagged nodes, as the reference servers have it (control.md 5.4).
-pub const TAGGED_USER: UserId = UserId(2_147_455_555);
+pub(super) const TAGGED_USER: UserId = UserId(2_147_455_555);
 /// Its name.
-pub const TAGGED_NAME: &str = "tagged-devices";
+pub(super) const TAGGED_NAME: &str = "tagged-devices";
 
 /// What becomes of a request.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
+pub(super) enum Outcome {
     /// Answer this now.
     Answer(Box<RegisterResponse>),
     /// Block until this login is decided, then ask again.
@@ -39,7 +39,11 @@ fn refuse(error: impl Into<String>) -> Outcome {
 }
 
 /// Decides a registration of the machine whose key was proven.
-pub fn register(draft: &mut Draft, machine: MachinePublic, request: RegisterRequest) -> Outcome {
+pub(super) fn register(
+    draft: &mut Draft,
+    machine: MachinePublic,
+    request: RegisterRequest,
+) -> Outcome {
     if request.version < CapVer::OLDEST {
         return refuse(format!(
             "this client is too old: it speaks protocol version {}, the oldest served is {} (Tailscale 1.80); update the client",
@@ -182,14 +186,14 @@ fn by_key(
 
 /// Splits `tskey-auth-<id>-<secret>`.
 #[must_use]
-pub fn split_key(text: &str) -> Option<(KeyId, &str)> {
+pub(super) fn split_key(text: &str) -> Option<(KeyId, &str)> {
     let (id, secret) = text.trim().strip_prefix("tskey-auth-")?.split_once('-')?;
     Some((KeyId(id.parse().ok()?), secret))
 }
 
 /// SHA-256 of the secret part; with 256 random bits behind it no slow hash is needed.
 #[must_use]
-pub fn hash_secret(secret: &str) -> [u8; 32] {
+pub(super) fn hash_secret(secret: &str) -> [u8; 32] {
     let digest = ring::digest::digest(&ring::digest::SHA256, secret.as_bytes());
     let mut out = [0; 32];
     out.copy_from_slice(digest.as_ref());
@@ -213,10 +217,14 @@ fn usable_key(net: &Tailnet, text: &str, now: DateTime<Utc>) -> Result<PreAuthKe
         return Err(format!("the pre-auth key {id} has expired; {REMEDY}"));
     }
     if !key.reusable && key.uses > 0 {
-        return Err(format!("the pre-auth key {id} was already used and works only once; {REMEDY}"));
+        return Err(format!(
+            "the pre-auth key {id} was already used and works only once; {REMEDY}"
+        ));
     }
     if !net.users.contains_key(&key.user) {
-        return Err(format!("the pre-auth key {id} was revoked with its user; {REMEDY}"));
+        return Err(format!(
+            "the pre-auth key {id} was revoked with its user; {REMEDY}"
+        ));
     }
     Ok((**key).clone())
 }
@@ -226,7 +234,7 @@ fn usable_key(net: &Tailnet, text: &str, now: DateTime<Utc>) -> Result<PreAuthKe
 ///
 /// # Errors
 /// When a tag may not be applied; the text names it and the rule.
-pub fn owner(
+pub(super) fn owner(
     net: &Tailnet,
     user: UserId,
     held: &[Tag],
@@ -257,25 +265,25 @@ pub fn owner(
 }
 
 /// Somebody who may come in.
-pub struct Newcomer {
+pub(super) struct Newcomer {
     /// Proven machine key.
-    pub machine: MachinePublic,
+    pub(super) machine: MachinePublic,
     /// Its node key.
-    pub key: NodePublic,
+    pub(super) key: NodePublic,
     /// What it says of itself.
-    pub hostinfo: Hostinfo,
+    pub(super) hostinfo: Hostinfo,
     /// Its capability version.
-    pub capver: CapVer,
+    pub(super) capver: CapVer,
     /// Leaves with its connection.
-    pub ephemeral: bool,
+    pub(super) ephemeral: bool,
     /// Whose it becomes.
-    pub owner: Owner,
+    pub(super) owner: Owner,
     /// Who let it in.
-    pub made_by: UserId,
+    pub(super) made_by: UserId,
     /// By which key.
-    pub auth_key: Option<KeyId>,
+    pub(super) auth_key: Option<KeyId>,
     /// An earlier end it asked for.
-    pub expiry: Option<DateTime<Utc>>,
+    pub(super) expiry: Option<DateTime<Utc>>,
 }
 
 /// Makes the node, or gives the machine's node of the same owner its new key (same id, addresses and
@@ -283,7 +291,7 @@ pub struct Newcomer {
 ///
 /// # Errors
 /// When no address is left.
-pub fn admit(
+pub(super) fn admit(
     draft: &mut Draft,
     new: Newcomer,
 ) -> Result<std::sync::Arc<Node>, super::ipam::Exhausted> {
@@ -291,9 +299,11 @@ pub fn admit(
     let expiry = match &new.owner {
         Owner::Tags(_) => None,
         Owner::User(_) => {
-            let ours = draft.net.settings.key_expiry.and_then(|d| {
-                now.checked_add_signed(Duration::from_std(d).ok()?)
-            });
+            let ours = draft
+                .net
+                .settings
+                .key_expiry
+                .and_then(|d| now.checked_add_signed(Duration::from_std(d).ok()?));
             [ours, new.expiry].into_iter().flatten().min()
         }
     };
@@ -331,8 +341,7 @@ pub fn admit(
     let (ipv4, ipv6) = draft.take_address()?;
     let id = draft.next_node();
     let label = crate::dns::sanitize_label(&hostinfo.hostname);
-    let name =
-        crate::dns::unique_label(&label, &|taken| draft.net.by_name.contains_key(taken));
+    let name = crate::dns::unique_label(&label, &|taken| draft.net.by_name.contains_key(taken));
     Ok(draft.put_node(Node {
         id,
         stable_id: StableId(format!("n{id}tsd")),
@@ -360,16 +369,15 @@ pub fn admit(
 
 /// The id in an AuthURL, or the bare id.
 #[must_use]
-pub fn login_id(text: &str) -> LoginId {
+pub(super) fn login_id(text: &str) -> LoginId {
     let text = text.trim().trim_end_matches('/');
     LoginId(text.rsplit('/').next().unwrap_or_default().to_owned())
 }
 
 fn interactive(draft: &mut Draft, machine: MachinePublic, request: RegisterRequest) -> Outcome {
     let now = draft.now.wall;
-    let same = |l: &PendingLogin| {
-        l.machine == machine && l.key == request.node_key && l.expires > now
-    };
+    let same =
+        |l: &PendingLogin| l.machine == machine && l.key == request.node_key && l.expires > now;
     if request.followup.is_empty() {
         // A daemon that restarted while waiting goes on with the login it has.
         let waiting = draft.net.logins.values().find(|l| same(l)).cloned();

@@ -10,13 +10,13 @@ use crate::keys::NodeId;
 
 /// Whether a route is one of the two default routes.
 #[must_use]
-pub fn is_exit(route: &IpNet) -> bool {
+pub(super) fn is_exit(route: &IpNet) -> bool {
     route.prefix_len() == 0
 }
 
 /// Elects a primary for every served route.
 #[must_use]
-pub fn elect(net: &Tailnet) -> BTreeMap<IpNet, NodeId> {
+pub(super) fn elect(net: &Tailnet) -> BTreeMap<IpNet, NodeId> {
     let mut servers: BTreeMap<IpNet, Vec<NodeId>> = BTreeMap::new();
     for node in net.nodes.values() {
         if node.hostinfo.routable_ips.is_empty() || net.expired.contains(&node.id) {
@@ -43,7 +43,7 @@ pub fn elect(net: &Tailnet) -> BTreeMap<IpNet, NodeId> {
 }
 
 /// Adds every node that won or lost a route to `nodes`.
-pub fn changed(
+pub(super) fn changed(
     old: &BTreeMap<IpNet, NodeId>,
     new: &BTreeMap<IpNet, NodeId>,
     nodes: &mut BTreeSet<NodeId>,
@@ -59,7 +59,7 @@ pub fn changed(
 
 /// The routes of `peer` that `viewer` is shown: shown by the policy, and elected or an exit.
 #[must_use]
-pub fn shown(net: &Tailnet, viewer: NodeId, peer: NodeId) -> Vec<IpNet> {
+pub(super) fn shown(net: &Tailnet, viewer: NodeId, peer: NodeId) -> Vec<IpNet> {
     let has_routes = net
         .nodes
         .get(&peer)

@@ -36,6 +36,8 @@ struct Inner {
     shared: Arc<Shared>,
     commands: mpsc::Sender<owner::Command>,
     stop: watch::Sender<bool>,
+    /// Said to the owner after all connections have ended, so that it hears of them.
+    end: watch::Sender<bool>,
     tasks: parking_lot::Mutex<JoinSet<()>>,
     owner: parking_lot::Mutex<Option<tokio::task::JoinHandle<()>>>,
     noise_key: MachinePrivate,
@@ -97,6 +99,7 @@ impl Control {
         });
         let (commands, queue) = mpsc::channel(owner::QUEUE);
         let stop = watch::Sender::new(false);
+        let end = watch::Sender::new(false);
         let owner = Owner {
             shared: Arc::clone(&shared),
             commands: queue,
@@ -104,13 +107,14 @@ impl Control {
             started: now,
             lagging: BTreeSet::new(),
         };
-        let owner = tokio::spawn(owner.run(stop.subscribe()));
+        let owner = tokio::spawn(owner.run(end.subscribe()));
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             inner: Arc::new(Inner {
                 shared,
                 commands,
                 stop,
+                end,
                 tasks: parking_lot::Mutex::new(JoinSet::new()),
                 owner: parking_lot::Mutex::new(Some(owner)),
                 noise_key,
@@ -153,9 +157,13 @@ impl Control {
         let mut tasks = std::mem::take(&mut *self.inner.tasks.lock());
         let ended = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(LAST_CALL, ended).await.is_err() {
-            tracing::warn!(left = tasks.len(), "connections did not end in time; they are cut");
+            tracing::warn!(
+                left = tasks.len(),
+                "connections did not end in time; they are cut"
+            );
             tasks.shutdown().await;
         }
+        self.inner.end.send_replace(true);
         let owner = self.inner.owner.lock().take();
         if let Some(owner) = owner
             && let Err(error) = owner.await
@@ -262,11 +270,7 @@ impl Control {
     ///
     /// # Errors
     /// When there is no such key.
-    pub async fn revoke_auth_key(
-        &self,
-        by: &Actor,
-        key: &str,
-    ) -> Result<AuthKeyView, AdminError> {
+    pub async fn revoke_auth_key(&self, by: &Actor, key: &str) -> Result<AuthKeyView, AdminError> {
         let key = key.to_owned();
         let by = by.clone();
         self.run(move |draft| {
@@ -572,13 +576,19 @@ impl Control {
             })
         });
         let gone = || AdminError::Internal("the server is stopping; nothing was changed".into());
-        self.inner.commands.send(command).await.map_err(|_| gone())?;
+        self.inner
+            .commands
+            .send(command)
+            .await
+            .map_err(|_| gone())?;
         told.await.unwrap_or_else(|_| Err(gone()))
     }
 
     /// Starts a task that ends with the server; `None` when there are too many.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Option<()> {
-        let permit = Arc::clone(&self.inner.connections).try_acquire_owned().ok()?;
+        let permit = Arc::clone(&self.inner.connections)
+            .try_acquire_owned()
+            .ok()?;
         let mut tasks = self.inner.tasks.lock();
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {

@@ -16,41 +16,39 @@ use crate::acl::{Compiled, Policy, World, WorldNode, WorldUser};
 use crate::clock::{Now, Rng};
 use crate::keys::{NodeId, NodePublic, UserId};
 use crate::model::rows::{Stored, Write};
-use crate::model::{
-    KeyId, LoginId, Node, Owner, PendingLogin, PolicyVersion, PreAuthKey, User,
-};
+use crate::model::{KeyId, LoginId, Node, PendingLogin, PolicyVersion, PreAuthKey, User};
 
 /// Everything known, at one moment. Immutable once published.
 #[derive(Clone)]
-pub struct Tailnet {
+pub(super) struct Tailnet {
     /// Users.
-    pub users: Arc<BTreeMap<UserId, Arc<User>>>,
+    pub(super) users: Arc<BTreeMap<UserId, Arc<User>>>,
     /// Nodes.
-    pub nodes: Arc<BTreeMap<NodeId, Arc<Node>>>,
+    pub(super) nodes: Arc<BTreeMap<NodeId, Arc<Node>>>,
     /// Pre-auth keys.
-    pub keys: Arc<BTreeMap<KeyId, Arc<PreAuthKey>>>,
+    pub(super) keys: Arc<BTreeMap<KeyId, Arc<PreAuthKey>>>,
     /// Waiting logins.
-    pub logins: Arc<BTreeMap<LoginId, Arc<PendingLogin>>>,
+    pub(super) logins: Arc<BTreeMap<LoginId, Arc<PendingLogin>>>,
     /// Logins that were turned away lately, until when that is remembered; not kept on disk.
-    pub rejected: Arc<BTreeMap<LoginId, DateTime<Utc>>>,
+    pub(super) rejected: Arc<BTreeMap<LoginId, DateTime<Utc>>>,
     /// Nodes by node key.
-    pub by_key: Arc<HashMap<NodePublic, NodeId>>,
+    pub(super) by_key: Arc<HashMap<NodePublic, NodeId>>,
     /// Nodes by label.
-    pub by_name: Arc<HashMap<String, NodeId>>,
+    pub(super) by_name: Arc<HashMap<String, NodeId>>,
     /// Nodes with a map stream, or with one until a moment ago.
-    pub online: Arc<BTreeSet<NodeId>>,
+    pub(super) online: Arc<BTreeSet<NodeId>>,
     /// Nodes whose key has expired.
-    pub expired: Arc<BTreeSet<NodeId>>,
+    pub(super) expired: Arc<BTreeSet<NodeId>>,
     /// Who is elected for a route that is served.
-    pub primaries: Arc<BTreeMap<IpNet, NodeId>>,
+    pub(super) primaries: Arc<BTreeMap<IpNet, NodeId>>,
     /// The policy's text and number.
-    pub policy_version: Arc<PolicyVersion>,
+    pub(super) policy_version: Arc<PolicyVersion>,
     /// The policy as read.
-    pub policy: Arc<Policy>,
+    pub(super) policy: Arc<Policy>,
     /// The policy in force.
-    pub compiled: Arc<Compiled>,
+    pub(super) compiled: Arc<Compiled>,
     /// What config says.
-    pub settings: Arc<Settings>,
+    pub(super) settings: Arc<Settings>,
     ledger: Ledger,
     last_user: u64,
     last_node: u64,
@@ -60,7 +58,7 @@ pub struct Tailnet {
 impl Tailnet {
     /// From what was kept. The policy was read by the caller.
     #[must_use]
-    pub fn new(
+    pub(super) fn new(
         stored: Stored,
         policy: Policy,
         policy_version: PolicyVersion,
@@ -84,7 +82,13 @@ impl Tailnet {
         let mut net = Self {
             users: Arc::new(stored.users.into_iter().map(by_id).collect()),
             nodes: Arc::new(nodes),
-            keys: Arc::new(stored.keys.into_iter().map(|k| (k.id, Arc::new(k))).collect()),
+            keys: Arc::new(
+                stored
+                    .keys
+                    .into_iter()
+                    .map(|k| (k.id, Arc::new(k)))
+                    .collect(),
+            ),
             logins: Arc::new(
                 stored
                     .logins
@@ -114,7 +118,7 @@ impl Tailnet {
 
     /// What the policy is resolved against.
     #[must_use]
-    pub fn world(&self) -> World {
+    pub(super) fn world(&self) -> World {
         let user = |u: &Arc<User>| WorldUser {
             id: u.id,
             name: u.name.clone(),
@@ -134,13 +138,13 @@ impl Tailnet {
 
     /// The node with this key.
     #[must_use]
-    pub fn by_key(&self, key: &NodePublic) -> Option<&Arc<Node>> {
+    pub(super) fn by_key(&self, key: &NodePublic) -> Option<&Arc<Node>> {
         self.nodes.get(self.by_key.get(key)?)
     }
 
     /// A user by id or login name.
     #[must_use]
-    pub fn user(&self, text: &str) -> Option<&Arc<User>> {
+    pub(super) fn user(&self, text: &str) -> Option<&Arc<User>> {
         self.users.values().find(|u| u.name == text).or_else(|| {
             let id = text.parse().ok()?;
             self.users.get(&id)
@@ -149,35 +153,35 @@ impl Tailnet {
 
     /// Whether a node counts as online for others.
     #[must_use]
-    pub fn is_online(&self, id: NodeId) -> bool {
+    pub(super) fn is_online(&self, id: NodeId) -> bool {
         self.online.contains(&id) && !self.expired.contains(&id)
     }
 }
 
 /// A tailnet being changed: what to keep and whom to tell gathers beside it. Dropped when the disk
 /// refuses. Operations check first and change after, so that a refused one leaves it as it was.
-pub struct Draft {
+pub(super) struct Draft {
     /// The state after all operations so far.
-    pub net: Tailnet,
+    pub(super) net: Tailnet,
     /// When the operation at hand happens.
-    pub now: Now,
+    pub(super) now: Now,
     /// Randomness.
-    pub rng: Rng,
+    pub(super) rng: Rng,
     /// Rows to keep, in order.
-    pub writes: Vec<Write>,
+    pub(super) writes: Vec<Write>,
     /// What others must learn.
-    pub change: Change,
+    pub(super) change: Change,
     /// Node keys that lost their place.
-    pub revoked: Vec<NodePublic>,
+    pub(super) revoked: Vec<NodePublic>,
     /// Nodes whose lagging fields changed.
-    pub lagging: BTreeSet<NodeId>,
+    pub(super) lagging: BTreeSet<NodeId>,
     world_changed: bool,
 }
 
 impl Draft {
     /// Starts from a published state.
     #[must_use]
-    pub fn new(net: Tailnet, now: Now, rng: Rng) -> Self {
+    pub(super) fn new(net: Tailnet, now: Now, rng: Rng) -> Self {
         Self {
             net,
             now,
@@ -191,7 +195,7 @@ impl Draft {
     }
 
     /// Adds or replaces a user and keeps it.
-    pub fn put_user(&mut self, user: User) -> Arc<User> {
+    pub(super) fn put_user(&mut self, user: User) -> Arc<User> {
         let user = Arc::new(user);
         Arc::make_mut(&mut self.net.users).insert(user.id, Arc::clone(&user));
         self.writes.push(Write::PutUser(Arc::clone(&user)));
@@ -201,26 +205,26 @@ impl Draft {
     }
 
     /// Drops a user who owns nothing.
-    pub fn delete_user(&mut self, id: UserId) {
+    pub(super) fn delete_user(&mut self, id: UserId) {
         Arc::make_mut(&mut self.net.users).remove(&id);
         self.writes.push(Write::DeleteUser(id));
         self.world_changed = true;
     }
 
     /// The next user id.
-    pub fn next_user(&mut self) -> UserId {
+    pub(super) fn next_user(&mut self) -> UserId {
         self.net.last_user += 1;
         UserId(self.net.last_user)
     }
 
     /// The next node id.
-    pub fn next_node(&mut self) -> NodeId {
+    pub(super) fn next_node(&mut self) -> NodeId {
         self.net.last_node += 1;
         NodeId(self.net.last_node)
     }
 
     /// The next key id.
-    pub fn next_key(&mut self) -> KeyId {
+    pub(super) fn next_key(&mut self) -> KeyId {
         self.net.last_key += 1;
         KeyId(self.net.last_key)
     }
@@ -229,7 +233,7 @@ impl Draft {
     ///
     /// # Errors
     /// When the pool has none left.
-    pub fn take_address(
+    pub(super) fn take_address(
         &mut self,
     ) -> Result<(std::net::Ipv4Addr, std::net::Ipv6Addr), super::ipam::Exhausted> {
         let pool = self.net.settings.ipv4_pool;
@@ -237,14 +241,14 @@ impl Draft {
     }
 
     /// Adds or replaces a node and keeps it on disk.
-    pub fn put_node(&mut self, node: Node) -> Arc<Node> {
+    pub(super) fn put_node(&mut self, node: Node) -> Arc<Node> {
         let node = self.set_node(node);
         self.writes.push(Write::PutNode(Arc::clone(&node)));
         node
     }
 
     /// Replaces a node whose lagging fields alone changed; it is written some seconds later.
-    pub fn lag_node(&mut self, node: Node) {
+    pub(super) fn lag_node(&mut self, node: Node) {
         self.lagging.insert(node.id);
         self.set_node(node);
     }
@@ -279,7 +283,7 @@ impl Draft {
     }
 
     /// Files a node under expired or not, as its expiry says now.
-    pub fn note_expiry(&mut self, node: &Node) {
+    pub(super) fn note_expiry(&mut self, node: &Node) {
         let expired = node.expired(self.now.wall);
         if expired == self.net.expired.contains(&node.id) {
             return;
@@ -296,7 +300,7 @@ impl Draft {
     }
 
     /// Removes a node for good.
-    pub fn delete_node(&mut self, id: NodeId) -> Option<Arc<Node>> {
+    pub(super) fn delete_node(&mut self, id: NodeId) -> Option<Arc<Node>> {
         let node = Arc::make_mut(&mut self.net.nodes).remove(&id)?;
         Arc::make_mut(&mut self.net.by_key).remove(&node.key);
         Arc::make_mut(&mut self.net.by_name).remove(&node.name);
@@ -315,7 +319,7 @@ impl Draft {
     }
 
     /// Adds or replaces a pre-auth key.
-    pub fn put_key(&mut self, key: PreAuthKey) -> Arc<PreAuthKey> {
+    pub(super) fn put_key(&mut self, key: PreAuthKey) -> Arc<PreAuthKey> {
         let key = Arc::new(key);
         Arc::make_mut(&mut self.net.keys).insert(key.id, Arc::clone(&key));
         self.writes.push(Write::PutKey(Arc::clone(&key)));
@@ -323,21 +327,21 @@ impl Draft {
     }
 
     /// Adds a waiting login.
-    pub fn put_login(&mut self, login: PendingLogin) {
+    pub(super) fn put_login(&mut self, login: PendingLogin) {
         let login = Arc::new(login);
         Arc::make_mut(&mut self.net.logins).insert(login.id.clone(), Arc::clone(&login));
         self.writes.push(Write::PutLogin(login));
     }
 
     /// Takes a waiting login out.
-    pub fn drop_login(&mut self, id: &LoginId) -> Option<Arc<PendingLogin>> {
+    pub(super) fn drop_login(&mut self, id: &LoginId) -> Option<Arc<PendingLogin>> {
         let login = Arc::make_mut(&mut self.net.logins).remove(id)?;
         self.writes.push(Write::DeleteLogin(id.clone()));
         Some(login)
     }
 
     /// Puts a policy in force.
-    pub fn put_policy(&mut self, version: PolicyVersion, policy: Policy) {
+    pub(super) fn put_policy(&mut self, version: PolicyVersion, policy: Policy) {
         let version = Arc::new(version);
         self.writes.push(Write::PutPolicy(Arc::clone(&version)));
         self.net.policy_version = version;
@@ -346,7 +350,7 @@ impl Draft {
     }
 
     /// Notes presence.
-    pub fn set_online(&mut self, id: NodeId, online: bool) {
+    pub(super) fn set_online(&mut self, id: NodeId, online: bool) {
         if online == self.net.online.contains(&id) {
             return;
         }
@@ -365,7 +369,7 @@ impl Draft {
     }
 
     /// Ends a round of operations: compiles the policy if its world changed, elects routes.
-    pub fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         if self.world_changed {
             let compiled = self.net.policy.compile(&self.net.world());
             self.net.compiled = Arc::new(compiled);
@@ -379,15 +383,5 @@ impl Draft {
                 self.net.primaries = Arc::new(elected);
             }
         }
-    }
-
-    /// Who `owner` is called in texts.
-    #[must_use]
-    pub fn owner_name(&self, owner: &Owner) -> String {
-        let Some(user) = owner.user() else {
-            return "tagged-devices".into();
-        };
-        let name = self.net.users.get(&user).map(|u| u.name.clone());
-        name.unwrap_or_else(|| user.to_string())
     }
 }

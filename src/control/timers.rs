@@ -13,7 +13,7 @@ use crate::model::LoginId;
 const FIRST_POLL: Duration = Duration::from_secs(60);
 
 /// Does everything that is due. `started` is when the server began: nobody could be seen before.
-pub fn tick(draft: &mut Draft, started: DateTime<Utc>) {
+pub(super) fn tick(draft: &mut Draft, started: DateTime<Utc>) {
     let now = draft.now.wall;
     let due: Vec<_> = draft
         .net

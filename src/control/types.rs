@@ -224,4 +224,3 @@ pub struct ControlStats {
     /// Version of the policy in force; 0 is the default.
     pub policy_version: u64,
 }
-

@@ -9,7 +9,7 @@ use crate::model::{Node, PendingLogin, PreAuthKey, User};
 
 /// A user.
 #[must_use]
-pub fn user(net: &Tailnet, user: &User) -> UserView {
+pub(super) fn user(net: &Tailnet, user: &User) -> UserView {
     let owned = |n: &&std::sync::Arc<Node>| n.owner.user() == Some(user.id);
     UserView {
         id: user.id,
@@ -21,7 +21,7 @@ pub fn user(net: &Tailnet, user: &User) -> UserView {
 
 /// A node.
 #[must_use]
-pub fn node(net: &Tailnet, node: &Node, now: DateTime<Utc>) -> NodeView {
+pub(super) fn node(net: &Tailnet, node: &Node, now: DateTime<Utc>) -> NodeView {
     let online = net.is_online(node.id);
     let user = node.owner.user();
     NodeView {
@@ -55,7 +55,7 @@ pub fn node(net: &Tailnet, node: &Node, now: DateTime<Utc>) -> NodeView {
 
 /// A pre-auth key.
 #[must_use]
-pub fn auth_key(net: &Tailnet, key: &PreAuthKey, now: DateTime<Utc>) -> AuthKeyView {
+pub(super) fn auth_key(net: &Tailnet, key: &PreAuthKey, now: DateTime<Utc>) -> AuthKeyView {
     let user = net.users.get(&key.user);
     let state = if key.revoked.is_some() {
         "revoked"
@@ -68,7 +68,10 @@ pub fn auth_key(net: &Tailnet, key: &PreAuthKey, now: DateTime<Utc>) -> AuthKeyV
     };
     AuthKeyView {
         id: key.id,
-        user: user.map_or_else(|| format!("(deleted user {})", key.user), |u| u.name.clone()),
+        user: user.map_or_else(
+            || format!("(deleted user {})", key.user),
+            |u| u.name.clone(),
+        ),
         reusable: key.reusable,
         ephemeral: key.ephemeral,
         tags: key.tags.iter().flat_map(|t| t.iter().cloned()).collect(),
@@ -81,7 +84,7 @@ pub fn auth_key(net: &Tailnet, key: &PreAuthKey, now: DateTime<Utc>) -> AuthKeyV
 
 /// A waiting login.
 #[must_use]
-pub fn login(login: &PendingLogin) -> LoginView {
+pub(super) fn login(login: &PendingLogin) -> LoginView {
     LoginView {
         id: login.id.clone(),
         hostname: login.hostinfo.hostname.clone(),
@@ -95,7 +98,7 @@ pub fn login(login: &PendingLogin) -> LoginView {
 
 /// Figures.
 #[must_use]
-pub fn stats(net: &Tailnet) -> ControlStats {
+pub(super) fn stats(net: &Tailnet) -> ControlStats {
     ControlStats {
         nodes: net.nodes.len(),
         online: net.online.difference(&net.expired).count(),
@@ -109,7 +112,7 @@ pub fn stats(net: &Tailnet) -> ControlStats {
 ///
 /// # Errors
 /// When there is none.
-pub fn find_node(net: &Tailnet, text: &str) -> Result<std::sync::Arc<Node>, AdminError> {
+pub(super) fn find_node(net: &Tailnet, text: &str) -> Result<std::sync::Arc<Node>, AdminError> {
     let wanted = text.trim().trim_end_matches('.').to_ascii_lowercase();
     let suffix = format!(".{}", net.settings.base_domain);
     let label = wanted.strip_suffix(&suffix).unwrap_or(&wanted);

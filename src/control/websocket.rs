@@ -29,11 +29,21 @@ pub(super) struct ByteStream<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream<S> {
     /// The server's end, after the 101.
     pub(super) async fn server(io: S) -> Self {
+        Self::end(io, Role::Server).await
+    }
+
+    /// The client's end.
+    #[cfg(test)]
+    pub(super) async fn client(io: S) -> Self {
+        Self::end(io, Role::Client).await
+    }
+
+    async fn end(io: S, role: Role) -> Self {
         let config = WebSocketConfig::default()
             .max_message_size(Some(MAX_MESSAGE))
             .max_frame_size(Some(MAX_MESSAGE));
         Self {
-            socket: WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await,
+            socket: WebSocketStream::from_raw_socket(io, role, Some(config)).await,
             rest: Bytes::new(),
         }
     }

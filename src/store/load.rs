@@ -6,9 +6,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, Error, Result, Row};
 use serde::de::DeserializeOwned;
 
-use crate::keys::{
-    DiscoPublic, MachinePublic, NodeId, NodePublic, RegionId, StableId, UserId,
-};
+use crate::keys::{DiscoPublic, MachinePublic, NodeId, NodePublic, RegionId, StableId, UserId};
 use crate::model::rows::Stored;
 use crate::model::{
     KeyId, LoginId, Node, Owner, PendingLogin, PolicyVersion, PreAuthKey, Tag, Tags, User,

@@ -60,7 +60,10 @@ fn prepare_dir(dir: &Path) -> Result<(), StoreError> {
     let meta = std::fs::metadata(dir)
         .map_err(|e| directory(dir, format!("the state directory cannot be read: {e}")))?;
     if !meta.is_dir() {
-        return Err(directory(dir, "is no directory; give another --state-dir".into()));
+        return Err(directory(
+            dir,
+            "is no directory; give another --state-dir".into(),
+        ));
     }
     // Whoever may write here may swap the database for another.
     if meta.mode() & 0o022 != 0 {
@@ -175,7 +178,9 @@ fn connect(file: &Path) -> Result<Connection, StoreError> {
     if mode != "wal" {
         return Err(StoreError::Failed {
             file: file.to_owned(),
-            what: format!("write-ahead logging is not possible here (mode {mode}); is it a network file system?"),
+            what: format!(
+                "write-ahead logging is not possible here (mode {mode}); is it a network file system?"
+            ),
         });
     }
     conn.execute_batch("PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;")
@@ -212,7 +217,9 @@ pub(super) fn classify(file: &Path, error: &rusqlite::Error) -> StoreError {
             let what = error.to_string();
             return StoreError::Damaged { file, what };
         }
-        Some(ErrorCode::DiskFull) => "the disk is full; free some space, no restart is needed".into(),
+        Some(ErrorCode::DiskFull) => {
+            "the disk is full; free some space, no restart is needed".into()
+        }
         Some(ErrorCode::ReadOnly) => format!("it is read-only ({error})"),
         _ => error.to_string(),
     };

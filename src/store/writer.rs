@@ -26,8 +26,8 @@ pub(super) fn run(opened: Opened, mut jobs: mpsc::Receiver<Job>) {
             group.push(job);
         }
         let mut tells: Vec<Tell> = Vec::with_capacity(group.len());
-        let verdict = transaction(&conn, group, &file, &mut tells)
-            .map_err(|error| classify(&file, &error));
+        let verdict =
+            transaction(&conn, group, &file, &mut tells).map_err(|error| classify(&file, &error));
         if let Err(error) = &verdict {
             tracing::error!(%error, jobs = tells.len(), "a transaction failed");
         }

@@ -1,0 +1,207 @@
+//! What people do, and what is left after a crash.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::super::types::AdminError;
+use super::{Client, World, by};
+
+#[tokio::test]
+async fn everything_acknowledged_is_there_after_a_crash() {
+    let world = World::new().await;
+    let a = world.joined(1, "a").await;
+    world
+        .control
+        .rename_node(&by(), "a", "named")
+        .await
+        .unwrap();
+    let hash = [4; 32];
+    let later = chrono::DateTime::<chrono::Utc>::MAX_UTC;
+    world
+        .control
+        .put_secret("session", hash, "alice", later)
+        .await
+        .unwrap();
+
+    let again = world.after_crash().await;
+
+    let (before, after) = (
+        world.control.node("named").unwrap(),
+        again.control.node("named").unwrap(),
+    );
+    assert_eq!(
+        (before.id, before.ipv4, before.key),
+        (after.id, after.ipv4, after.key)
+    );
+    assert!(again.control.knows_node(&a.node));
+    let taken = again.control.take_secret("session", hash).await.unwrap();
+    assert_eq!(taken.as_deref(), Some("alice"));
+    assert_eq!(
+        again.control.take_secret("session", hash).await.unwrap(),
+        None
+    );
+    let b = again.joined(2, "b").await;
+    assert_ne!(again.control.node("b").unwrap().ipv4, after.ipv4);
+    drop(b);
+}
+
+#[tokio::test]
+async fn shutdown_writes_what_lags_and_frees_the_directory() {
+    let world = World::new().await;
+    let a = world.joined(1, "a").await;
+    a.update("a", 1, json!({"Endpoints": ["198.51.100.7:7"]}))
+        .await;
+    let refused = super::start(world.dir.path(), super::settings())
+        .await
+        .err()
+        .unwrap();
+    assert!(
+        refused
+            .to_string()
+            .contains(&std::process::id().to_string()),
+        "{refused}"
+    );
+
+    let mut stream = a.poll().await;
+    stream.next().await.unwrap();
+    world.control.shutdown().await;
+    assert!(stream.next().await.is_none(), "streams end");
+
+    let control = super::start(world.dir.path(), super::settings())
+        .await
+        .unwrap();
+    assert_eq!(
+        control.node("a").unwrap().endpoints[0].to_string(),
+        "198.51.100.7:7"
+    );
+    assert!(control.node("a").unwrap().last_seen.is_some());
+}
+
+#[tokio::test]
+async fn users_and_names_are_checked() {
+    let world = World::new().await;
+    let control = &world.control;
+    assert!(matches!(
+        control.create_user(&by(), "Alice").await,
+        Err(AdminError::Conflict(_))
+    ));
+    assert!(matches!(
+        control.create_user(&by(), "<b>").await,
+        Err(AdminError::Invalid(_))
+    ));
+    let _a = world.joined(1, "a").await;
+    let _b = world.joined(2, "a").await;
+    assert_eq!(
+        control
+            .nodes()
+            .iter()
+            .map(|n| n.name.as_str())
+            .collect::<Vec<_>>(),
+        ["a", "a-1"]
+    );
+    assert!(matches!(
+        control.rename_node(&by(), "a", "a-1").await,
+        Err(AdminError::Conflict(_))
+    ));
+    assert!(matches!(
+        control.rename_node(&by(), "a", "A B").await,
+        Err(AdminError::Invalid(_))
+    ));
+    assert!(matches!(
+        control.delete_user(&by(), "alice").await,
+        Err(AdminError::Conflict(_))
+    ));
+    assert!(matches!(control.node("zzz"), Err(AdminError::NotFound(_))));
+    for name in ["a-1", "2", "100.64.0.2", "a-1.tail.internal."] {
+        assert_eq!(control.node(name).unwrap().name, "a-1", "{name}");
+    }
+}
+
+#[tokio::test]
+async fn untagging_gives_a_node_back() {
+    let world = World::new().await;
+    let policy = r#"{"tagOwners": {"tag:web": ["alice@"]}, "acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}"#;
+    world
+        .control
+        .set_policy(&by(), policy, true, None)
+        .await
+        .unwrap();
+    let _a = world.joined(1, "a").await;
+    let tag = crate::model::Tag::parse("tag:web").unwrap();
+    let tagged = world.control.tag_node(&by(), "a", &[tag]).await.unwrap();
+    assert_eq!(tagged.user, None);
+    let back = world
+        .after_crash()
+        .await
+        .control
+        .tag_node(&by(), "a", &[])
+        .await
+        .unwrap();
+    assert_eq!(back.user.as_deref(), Some("alice"));
+    let unknown = crate::model::Tag::parse("tag:no").unwrap();
+    let refused = world.control.tag_node(&by(), "a", &[unknown]).await;
+    assert!(matches!(refused, Err(AdminError::Invalid(_))));
+}
+
+#[tokio::test]
+async fn ephemeral_nodes_leave_after_their_time_and_never_before_the_first_poll() {
+    let world = World::new().await;
+    let key = world.key(true, true, &[]).await;
+    let client = Client::new(&world.control, 1).await;
+    client.register("a", &key, json!({})).await;
+    let left = |after: u64| {
+        world.control.run(move |draft| {
+            let started = draft.now.wall;
+            draft.now = draft.now.after(Duration::from_secs(after));
+            let mut settings = (*draft.net.settings).clone();
+            settings.ephemeral_timeout = Duration::from_secs(10);
+            draft.net.settings = std::sync::Arc::new(settings);
+            super::super::timers::tick(draft, started);
+            Ok(draft.net.nodes.len())
+        })
+    };
+    assert_eq!(left(59).await.unwrap(), 1);
+    assert_eq!(left(61).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn one_route_has_one_primary_and_it_does_not_flap() {
+    let world = World::new().await;
+    let offer = json!({"Hostinfo": {"Hostname": "r", "RoutableIPs": ["10.1.0.0/16"],
+        "NetInfo": {"PreferredDERP": 900}}});
+    let (a, b) = (world.joined(1, "a").await, world.joined(2, "b").await);
+    a.update("a", 1, offer.clone()).await;
+    b.update("b", 2, offer).await;
+    let c = world.joined(3, "c").await;
+    for node in ["1", "2"] {
+        world
+            .control
+            .approve_routes(&by(), node, None)
+            .await
+            .unwrap();
+    }
+    let mut sb = b.poll().await;
+    sb.next().await.unwrap();
+    // One round of the owner: b is known to be online.
+    world.control.run(|_| Ok(())).await.unwrap();
+    let mut sc = c.poll().await;
+    let primary = |m: &serde_json::Value| {
+        let peers = m["Peers"].as_array().unwrap().clone();
+        let has = |p: &&serde_json::Value| p.get("PrimaryRoutes").is_some();
+        peers
+            .iter()
+            .filter(has)
+            .map(|p| p["ID"].as_u64().unwrap())
+            .collect::<Vec<_>>()
+    };
+    let first = sc.next().await.unwrap();
+    let before = primary(&first);
+    assert_eq!(before, [2], "{first}");
+    let mut sa = a.poll().await;
+    sa.next().await.unwrap();
+    world.control.run(|_| Ok(())).await.unwrap();
+    let mut again = c.poll().await;
+    let after = primary(&again.next().await.unwrap());
+    assert_eq!(after, before);
+}
