@@ -203,13 +203,16 @@ fn signature(policy: &Inner, node: Option<usize>) -> [Vec<usize>; 3] {
     ]
 }
 
+/// A destination, none for `autogroup:self`, and its ports.
+type PartPrint<'a> = (Option<(&'a Shape, &'a Bits)>, &'a [PortRange]);
+
 /// What makes two rules give the same.
 #[derive(PartialEq, Eq, Hash)]
 struct Print<'a> {
     sources: Option<&'a SourceKey>,
     own: Option<Bits>,
     protocol: Option<u8>,
-    parts: Vec<(Option<(&'a Shape, &'a Bits)>, &'a [PortRange])>,
+    parts: Vec<PartPrint<'a>>,
 }
 
 fn print(policy: &Inner, number: usize) -> Option<Print<'_>> {
