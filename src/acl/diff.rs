@@ -7,17 +7,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use crate::keys::UserId;
 use crate::wire::PortRange;
 
-use super::alias::protocol_name;
 use super::compile::{Inner, SourceKey, UnitKind};
+use super::ports::{Ports, grant, joined, ports_in_words};
 use super::ranges::{Bits, Range, internet};
 use super::resolve::{Resolved, Shape};
 use super::{AccessChange, AccessDiff, World};
 
-/// The protocols of a rule without any (SEMANTICS.md 6.5).
-const DEFAULT_PROTOCOLS: [u8; 4] = [1, 6, 17, 58];
-
-/// Ports per protocol, joined and sorted.
-type Ports = BTreeMap<u8, Vec<(u32, u32)>>;
 /// Access between two nodes, place by place.
 type Access = BTreeMap<Place, Ports>;
 
@@ -490,31 +485,6 @@ fn behind(
     }
 }
 
-fn grant(ports: &mut Ports, protocol: Option<u8>, ranges: &[PortRange]) {
-    let one = protocol.map(|p| [p]);
-    let protocols: &[u8] = one.as_ref().map_or(&DEFAULT_PROTOCOLS, |p| p);
-    for protocol in protocols {
-        let list = ports.entry(*protocol).or_default();
-        list.extend(
-            ranges
-                .iter()
-                .map(|r| (u32::from(r.first), u32::from(r.last))),
-        );
-    }
-}
-
-fn joined(list: &mut Vec<(u32, u32)>) {
-    list.sort_unstable();
-    let mut out: Vec<(u32, u32)> = Vec::with_capacity(list.len());
-    for (first, last) in list.drain(..) {
-        match out.last_mut() {
-            Some(before) if first <= before.1 + 1 => before.1 = before.1.max(last),
-            _ => out.push((first, last)),
-        }
-    }
-    *list = out;
-}
-
 /// What of `a` is not in `b`. A part of a subnet that `b` has as a whole is in `b`; what `b` has only
 /// in parts counts as missing, so a loss is never hidden.
 fn without(a: &Access, b: &Access) -> Access {
@@ -592,45 +562,4 @@ fn words(access: &Access) -> String {
         out.push(format!("{here}{family}{to}{from}"));
     }
     out.join("; ")
-}
-
-fn ports_in_words(ports: &Ports) -> String {
-    let mut rest = ports.clone();
-    let first = DEFAULT_PROTOCOLS
-        .first()
-        .and_then(|p| ports.get(p))
-        .cloned();
-    let mut out = Vec::new();
-    if let Some(ranges) = first
-        && DEFAULT_PROTOCOLS
-            .iter()
-            .all(|p| ports.get(p) == Some(&ranges))
-    {
-        rest.retain(|p, _| !DEFAULT_PROTOCOLS.contains(p));
-        out.push(match port_words(&ranges) {
-            Some(list) => format!("ports {list}"),
-            None => "all ports".to_owned(),
-        });
-    }
-    for (protocol, ranges) in &rest {
-        let name = protocol_name(*protocol);
-        out.push(match port_words(ranges) {
-            Some(list) => format!("{name} {list}"),
-            None if super::alias::has_ports(Some(*protocol)) => format!("{name} all ports"),
-            None => name,
-        });
-    }
-    out.join(", ")
-}
-
-/// `None` when it is all ports.
-fn port_words(ranges: &[(u32, u32)]) -> Option<String> {
-    if ranges == [(0, 65535)] {
-        return None;
-    }
-    let text = |(first, last): &(u32, u32)| match first == last {
-        true => first.to_string(),
-        false => format!("{first}-{last}"),
-    };
-    Some(ranges.iter().map(text).collect::<Vec<_>>().join(", "))
 }
