@@ -7,17 +7,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use crate::keys::UserId;
 use crate::wire::PortRange;
 
-use super::alias::protocol_name;
 use super::compile::{Inner, SourceKey, UnitKind};
+use super::ports::{Ports, grant, joined, ports_in_words};
 use super::ranges::{Bits, Range, internet};
 use super::resolve::{Resolved, Shape};
 use super::{AccessChange, AccessDiff, World};
 
-/// The protocols of a rule without any (SEMANTICS.md 6.5).
-const DEFAULT_PROTOCOLS: [u8; 4] = [1, 6, 17, 58];
-
-/// Ports per protocol, joined and sorted.
-type Ports = BTreeMap<u8, Vec<(u32, u32)>>;
 /// Access between two nodes, place by place.
 type Access = BTreeMap<Place, Ports>;
 
@@ -42,13 +37,6 @@ impl Place {
     }
 }
 
-/// What a pair gains and loses, in words.
-#[derive(Debug, Default, Clone)]
-struct Change {
-    gained: String,
-    lost: String,
-}
-
 /// Nodes that stand alike in both policies.
 struct Class {
     /// One of them, by its place in each policy.
@@ -64,30 +52,49 @@ pub(super) fn diff(old: &Inner, new: &Inner, world: &World, limit: usize) -> Acc
     let (classes, class_of) = classes(old, new, world);
     let touched = touched(old, new, world, &class_of);
     let mut out = AccessDiff::default();
-    // Per pair of classes: the change for nodes of different users and of one user.
-    let mut changes: HashMap<(usize, usize), [Change; 2]> = HashMap::new();
+    // Per pair of classes that changes: gain and loss for nodes of different users, then of one user.
+    let mut changes: Changes = HashMap::new();
     for (from, tos) in &touched {
+        let Some(a) = classes.get(*from) else {
+            continue;
+        };
+        let senders = [Sender::new(old, a.old), Sender::new(new, a.new)];
         for to in tos {
-            let (Some(a), Some(b)) = (classes.get(*from), classes.get(*to)) else {
-                continue;
-            };
-            let pair = [false, true].map(|same| change(old, new, a, b, same));
-            let [strangers, same] = pair_counts(a, b, from == to);
-            for (change, count) in pair.iter().zip([strangers, same]) {
-                out.gained_total += if change.gained.is_empty() { 0 } else { count };
-                out.lost_total += if change.lost.is_empty() { 0 } else { count };
-            }
-            if pair
-                .iter()
-                .any(|c| !(c.gained.is_empty() && c.lost.is_empty()))
+            let Some(b) = classes.get(*to) else { continue };
+            let mut flags = [false; 4];
+            let counts = pair_counts(a, b, from == to);
+            for ((same, count), flags) in [false, true]
+                .into_iter()
+                .zip(counts)
+                .zip(flags.as_chunks_mut::<2>().0)
             {
-                changes.insert((*from, *to), pair);
+                if count == 0 {
+                    continue;
+                }
+                let [gained, lost] = change(&senders, b, same);
+                *flags = [!gained.is_empty(), !lost.is_empty()];
+                out.gained_total += if gained.is_empty() { 0 } else { count };
+                out.lost_total += if lost.is_empty() { 0 } else { count };
+            }
+            if flags != [false; 4] {
+                changes.entry(*from).or_default().insert(*to, flags);
             }
         }
     }
-    list(&changes, &class_of, world, limit, &mut out);
+    list(
+        [old, new],
+        &classes,
+        &changes,
+        &class_of,
+        world,
+        limit,
+        &mut out,
+    );
     out
 }
+
+/// From class to class: whether strangers gain, strangers lose, devices of one user gain, and lose.
+type Changes = HashMap<usize, HashMap<usize, [bool; 4]>>;
 
 /// How many pairs of different nodes there are: of different users (or none), and of one user.
 fn pair_counts(a: &Class, b: &Class, alike: bool) -> [u64; 2] {
@@ -104,39 +111,45 @@ fn pair_counts(a: &Class, b: &Class, alike: bool) -> [u64; 2] {
 
 /// Fills the two lists in order of node ids.
 fn list(
-    changes: &HashMap<(usize, usize), [Change; 2]>,
+    [old, new]: [&Inner; 2],
+    classes: &[Class],
+    changes: &Changes,
     class_of: &[usize],
     world: &World,
     limit: usize,
     out: &mut AccessDiff,
 ) {
-    let mut per_from: HashMap<usize, HashMap<usize, &[Change; 2]>> = HashMap::new();
-    for ((from, to), pair) in changes {
-        per_from.entry(*from).or_default().insert(*to, pair);
-    }
-    for (from, a) in world.nodes.values().zip(class_of) {
+    for (from, class) in world.nodes.values().zip(class_of) {
         if out.gained.len() >= limit && out.lost.len() >= limit {
             return;
         }
-        let Some(tos) = per_from.get(a) else { continue };
-        for (to, b) in world.nodes.values().zip(class_of) {
-            if from.id == to.id {
-                continue;
-            }
-            let same = from.owner.user().is_some() && from.owner.user() == to.owner.user();
-            let Some([stranger, own]) = tos.get(b) else {
+        let (Some(tos), Some(a)) = (changes.get(class), classes.get(*class)) else {
+            continue;
+        };
+        let senders = [Sender::new(old, a.old), Sender::new(new, a.new)];
+        for (to, class) in world.nodes.values().zip(class_of) {
+            let (Some([gain, loss, own_gain, own_loss]), Some(b)) =
+                (tos.get(class), classes.get(*class))
+            else {
                 continue;
             };
-            let change = if same { own } else { stranger };
-            for (what, list) in [
-                (&change.gained, &mut out.gained),
-                (&change.lost, &mut out.lost),
-            ] {
-                if !what.is_empty() && list.len() < limit {
+            let same = from.owner.user().is_some() && from.owner.user() == to.owner.user();
+            let (gain, loss) = if same {
+                (own_gain, own_loss)
+            } else {
+                (gain, loss)
+            };
+            let wanted = (*gain && out.gained.len() < limit) || (*loss && out.lost.len() < limit);
+            if from.id == to.id || !wanted {
+                continue;
+            }
+            let [gained, lost] = change(&senders, b, same);
+            for (access, list) in [(gained, &mut out.gained), (lost, &mut out.lost)] {
+                if !access.is_empty() && list.len() < limit {
                     list.push(AccessChange {
                         from: from.id,
                         to: to.id,
-                        what: what.clone(),
+                        what: words(&access),
                     });
                 }
             }
@@ -203,13 +216,16 @@ fn signature(policy: &Inner, node: Option<usize>) -> [Vec<usize>; 3] {
     ]
 }
 
+/// A destination, none for `autogroup:self`, and its ports.
+type PartPrint<'a> = (Option<(&'a Shape, &'a Bits)>, &'a [PortRange]);
+
 /// What makes two rules give the same.
 #[derive(PartialEq, Eq, Hash)]
 struct Print<'a> {
     sources: Option<&'a SourceKey>,
     own: Option<Bits>,
     protocol: Option<u8>,
-    parts: Vec<(Option<(&'a Shape, &'a Bits)>, &'a [PortRange])>,
+    parts: Vec<PartPrint<'a>>,
 }
 
 fn print(policy: &Inner, number: usize) -> Option<Print<'_>> {
@@ -303,66 +319,104 @@ fn touched(
     out
 }
 
-fn change(old: &Inner, new: &Inner, a: &Class, b: &Class, same: bool) -> Change {
-    let before = access(old, a.old, b.old, same);
-    let after = access(new, a.new, b.new, same);
-    Change {
-        gained: words(&without(&after, &before)),
-        lost: words(&without(&before, &after)),
+/// What is gained and what is lost.
+fn change([old, new]: &[Sender<'_>; 2], to: &Class, same: bool) -> [Access; 2] {
+    let before = old.access(to.old, same);
+    let after = new.access(to.new, same);
+    if before == after {
+        return [Access::new(), Access::new()];
     }
+    [without(&after, &before), without(&before, &after)]
 }
 
-/// What `from` may reach at `to`; `same` adds what devices of one user may.
-fn access(policy: &Inner, from: Option<usize>, to: Option<usize>, same: bool) -> Access {
-    let mut out = Access::new();
-    let (Some(from), Some(to)) = (from, to) else {
-        return out;
-    };
-    for number in policy.reach.dsts_of.get(to).into_iter().flatten() {
-        let Some(dst) = policy.dsts.get(*number) else {
-            continue;
+/// A node as the one who reaches, by one policy.
+struct Sender<'a> {
+    policy: &'a Inner,
+    /// Per destination name: what the node and what lies behind it may reach there.
+    reach: HashMap<usize, BTreeMap<(Option<Range>, bool), Ports>>,
+    /// What devices of one user may besides.
+    own: Ports,
+}
+
+impl<'a> Sender<'a> {
+    fn new(policy: &'a Inner, node: Option<usize>) -> Self {
+        let mut sender = Self {
+            policy,
+            reach: HashMap::new(),
+            own: Ports::new(),
         };
-        let tos = target_places(policy, dst, to);
-        for (unit, part) in policy.uses.get(*number).into_iter().flatten() {
-            let Some(unit) = policy.units.get(*unit) else {
-                continue;
-            };
-            let UnitKind::Global { parts, .. } = &unit.kind else {
-                continue;
-            };
-            let Some(part) = parts.get(*part) else {
-                continue;
-            };
-            for (from, v6) in source_places(policy, &unit.srcs, from) {
-                for (to, _) in tos.iter().filter(|(_, six)| *six == v6) {
-                    let place = Place { from, to: *to, v6 };
-                    grant(out.entry(place).or_default(), unit.protocol, &part.ports);
+        let Some(at) = node else { return sender };
+        for unit in &policy.units {
+            let srcs = unit.srcs.iter().filter_map(|s| policy.srcs.get(*s));
+            match &unit.kind {
+                UnitKind::Global { parts, .. } => {
+                    if !srcs.into_iter().any(|s| s.side.get(at)) {
+                        continue;
+                    }
+                    let places = source_places(policy, &unit.srcs, at);
+                    for part in parts {
+                        let here = sender.reach.entry(part.dst).or_default();
+                        for place in &places {
+                            grant(here.entry(*place).or_default(), unit.protocol, &part.ports);
+                        }
+                    }
+                }
+                UnitKind::Own { ports } => {
+                    if srcs.into_iter().any(|s| s.members.get(at)) {
+                        grant(&mut sender.own, unit.protocol, ports);
+                    }
                 }
             }
         }
+        for ports in sender.reach.values_mut().flat_map(BTreeMap::values_mut) {
+            ports.values_mut().for_each(joined);
+        }
+        sender
     }
-    for number in policy.own_units.iter().filter(|_| same) {
-        let Some(unit) = policy.units.get(*number) else {
-            continue;
+
+    /// What is reached at `to`; `same` adds what devices of one user may.
+    fn access(&self, to: Option<usize>, same: bool) -> Access {
+        let mut out = Access::new();
+        let Some(at) = to else { return out };
+        let mut add = |place: Place, ports: &Ports| {
+            let here = out.entry(place).or_default();
+            for (protocol, ranges) in ports {
+                here.entry(*protocol).or_default().extend(ranges);
+            }
         };
-        let covers = |s: &usize| policy.srcs.get(*s).is_some_and(|s| s.members.get(from));
-        if let UnitKind::Own { ports } = &unit.kind
-            && unit.srcs.iter().any(covers)
-        {
+        for number in self.policy.reach.dsts_of.get(at).into_iter().flatten() {
+            let (Some(froms), Some(dst)) = (self.reach.get(number), self.policy.dsts.get(*number))
+            else {
+                continue;
+            };
+            for (to, v6) in target_places(self.policy, dst, at) {
+                for ((from, _), ports) in froms.iter().filter(|((_, six), _)| *six == v6) {
+                    add(
+                        Place {
+                            from: *from,
+                            to,
+                            v6,
+                        },
+                        ports,
+                    );
+                }
+            }
+        }
+        if same && !self.own.is_empty() {
             for v6 in [false, true] {
                 let place = Place {
                     from: None,
                     to: None,
                     v6,
                 };
-                grant(out.entry(place).or_default(), unit.protocol, ports);
+                add(place, &self.own);
             }
         }
+        for ports in out.values_mut() {
+            ports.values_mut().for_each(joined);
+        }
+        out
     }
-    for ports in out.values_mut() {
-        ports.values_mut().for_each(joined);
-    }
-    out
 }
 
 /// Addresses of node `at` that a destination covers, and what it covers behind the node.
@@ -429,31 +483,6 @@ fn behind(
             }
         }
     }
-}
-
-fn grant(ports: &mut Ports, protocol: Option<u8>, ranges: &[PortRange]) {
-    let one = protocol.map(|p| [p]);
-    let protocols: &[u8] = one.as_ref().map_or(&DEFAULT_PROTOCOLS, |p| p);
-    for protocol in protocols {
-        let list = ports.entry(*protocol).or_default();
-        list.extend(
-            ranges
-                .iter()
-                .map(|r| (u32::from(r.first), u32::from(r.last))),
-        );
-    }
-}
-
-fn joined(list: &mut Vec<(u32, u32)>) {
-    list.sort_unstable();
-    let mut out: Vec<(u32, u32)> = Vec::with_capacity(list.len());
-    for (first, last) in list.drain(..) {
-        match out.last_mut() {
-            Some(before) if first <= before.1 + 1 => before.1 = before.1.max(last),
-            _ => out.push((first, last)),
-        }
-    }
-    *list = out;
 }
 
 /// What of `a` is not in `b`. A part of a subnet that `b` has as a whole is in `b`; what `b` has only
@@ -533,45 +562,4 @@ fn words(access: &Access) -> String {
         out.push(format!("{here}{family}{to}{from}"));
     }
     out.join("; ")
-}
-
-fn ports_in_words(ports: &Ports) -> String {
-    let mut rest = ports.clone();
-    let first = DEFAULT_PROTOCOLS
-        .first()
-        .and_then(|p| ports.get(p))
-        .cloned();
-    let mut out = Vec::new();
-    if let Some(ranges) = first
-        && DEFAULT_PROTOCOLS
-            .iter()
-            .all(|p| ports.get(p) == Some(&ranges))
-    {
-        rest.retain(|p, _| !DEFAULT_PROTOCOLS.contains(p));
-        out.push(match port_words(&ranges) {
-            Some(list) => format!("ports {list}"),
-            None => "all ports".to_owned(),
-        });
-    }
-    for (protocol, ranges) in &rest {
-        let name = protocol_name(*protocol);
-        out.push(match port_words(ranges) {
-            Some(list) => format!("{name} {list}"),
-            None if super::alias::has_ports(Some(*protocol)) => format!("{name} all ports"),
-            None => name,
-        });
-    }
-    out.join(", ")
-}
-
-/// `None` when it is all ports.
-fn port_words(ranges: &[(u32, u32)]) -> Option<String> {
-    if ranges == [(0, 65535)] {
-        return None;
-    }
-    let text = |(first, last): &(u32, u32)| match first == last {
-        true => first.to_string(),
-        false => format!("{first}-{last}"),
-    };
-    Some(ranges.iter().map(text).collect::<Vec<_>>().join(", "))
 }

@@ -8,6 +8,7 @@ mod compile;
 mod diff;
 mod error;
 mod hujson;
+mod ports;
 mod ranges;
 mod resolve;
 mod syntax;
