@@ -33,8 +33,8 @@ impl StatusSource for Status {
     }
 }
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> anyhow::Result<Settings> {
+    Ok(Settings {
         url: "http://192.0.2.1:8080".into(),
         base_domain: "tail.internal".into(),
         tailnet_name: "test".into(),
@@ -46,18 +46,18 @@ fn settings() -> Settings {
         magic_dns: true,
         key_expiry: None,
         ephemeral_timeout: Duration::from_secs(60),
-        ipv4_pool: "100.64.0.0/10".parse().unwrap(),
-    }
+        ipv4_pool: "100.64.0.0/10".parse()?,
+    })
 }
 
 /// Serves a console on a free loopback port: its address and a sign-in link.
-async fn serve(dir: &std::path::Path) -> (String, String) {
+async fn serve(dir: &std::path::Path) -> anyhow::Result<(String, String)> {
     let key = tsd::keys::MachinePrivate::generate(&mut tsd::clock::Rng::from_os());
-    let control = Control::start(dir, key, settings()).await.unwrap();
+    let control = Control::start(dir, key, settings()?).await?;
     let ui = Ui::new(control, Arc::new(Status));
-    let link = ui.new_console_link().await.unwrap();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let base = format!("http://{}", listener.local_addr().unwrap());
+    let link = ui.new_console_link().await?;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let base = format!("http://{}", listener.local_addr()?);
     tokio::spawn(async move {
         while let Ok((stream, remote)) = listener.accept().await {
             let ui = ui.clone();
@@ -78,14 +78,14 @@ async fn serve(dir: &std::path::Path) -> (String, String) {
             );
         }
     });
-    (base, link)
+    Ok((base, link))
 }
 
 #[test]
 fn an_admin_signs_in_and_does_the_jobs_of_an_evening() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let (base, link) = runtime.block_on(serve(dir.path()));
+    let (base, link) = runtime.block_on(serve(dir.path())).unwrap();
     let browser = Browser::start(1280, 800, false).unwrap();
     let press = |words: &str| browser.click(&browser.button(words).unwrap()).unwrap();
     let at = |path: &str| assert_eq!(browser.url().unwrap(), format!("{base}{path}"));

@@ -6,7 +6,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
@@ -162,11 +162,11 @@ impl Browser {
     /// Waits until an element fits, at most `time`: for what another program must bring about. Every
     /// round loads the page again, since the console has no script.
     pub(crate) fn wait_for(&self, css: &str, time: Duration) -> Result<Element> {
-        let end = Instant::now() + time;
+        let end = tsd::clock::Now::read().mono + time;
         loop {
             match self.find(css) {
                 Ok(found) => return Ok(found),
-                Err(error) if Instant::now() >= end => return Err(error),
+                Err(error) if tsd::clock::Now::read().mono >= end => return Err(error),
                 Err(_) => self.reload()?,
             }
         }
