@@ -87,7 +87,7 @@ fn an_admin_signs_in_and_does_the_jobs_of_an_evening() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (base, link) = runtime.block_on(serve(dir.path())).unwrap();
     let browser = Browser::start(1280, 800, false).unwrap();
-    let press = |words: &str| browser.click(&browser.button(words).unwrap()).unwrap();
+    let press = |words: &str| browser.follow(&browser.button(words).unwrap()).unwrap();
     let at = |path: &str| assert_eq!(browser.url().unwrap(), format!("{base}{path}"));
 
     browser.goto(&format!("{base}/devices")).unwrap();

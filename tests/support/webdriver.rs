@@ -172,10 +172,37 @@ impl Browser {
         }
     }
 
-    /// Clicks; when that opens a page, waits until it is loaded.
+    /// Clicks something that stays on the page.
     pub(crate) fn click(&self, element: &Element) -> Result<()> {
         self.post(&format!("/element/{}/click", element.0), &json!({}))
             .map(|_| ())
+    }
+
+    /// Clicks a link or button that opens a page, and waits until the new page is loaded: the driver
+    /// may come back from a click before the browser has begun to leave.
+    pub(crate) fn follow(&self, element: &Element) -> Result<()> {
+        let old = self.find("html")?;
+        self.click(element)?;
+        let end = tsd::clock::Now::read().mono + COMMAND_TIME;
+        // Each round is a round trip to the browser, which is pause enough.
+        while self.get(&format!("/element/{}/name", old.0)).is_ok() {
+            ensure!(
+                tsd::clock::Now::read().mono < end,
+                "the click opened no page in {COMMAND_TIME:?}"
+            );
+        }
+        loop {
+            if self
+                .run("return document.readyState")
+                .is_ok_and(|s| s == "complete")
+            {
+                return Ok(());
+            }
+            ensure!(
+                tsd::clock::Now::read().mono < end,
+                "the page was not loaded in {COMMAND_TIME:?}"
+            );
+        }
     }
 
     /// Finds and clicks.
