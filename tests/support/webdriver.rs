@@ -6,7 +6,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
@@ -162,20 +162,47 @@ impl Browser {
     /// Waits until an element fits, at most `time`: for what another program must bring about. Every
     /// round loads the page again, since the console has no script.
     pub(crate) fn wait_for(&self, css: &str, time: Duration) -> Result<Element> {
-        let end = Instant::now() + time;
+        let end = tsd::clock::Now::read().mono + time;
         loop {
             match self.find(css) {
                 Ok(found) => return Ok(found),
-                Err(error) if Instant::now() >= end => return Err(error),
+                Err(error) if tsd::clock::Now::read().mono >= end => return Err(error),
                 Err(_) => self.reload()?,
             }
         }
     }
 
-    /// Clicks; when that opens a page, waits until it is loaded.
+    /// Clicks something that stays on the page.
     pub(crate) fn click(&self, element: &Element) -> Result<()> {
         self.post(&format!("/element/{}/click", element.0), &json!({}))
             .map(|_| ())
+    }
+
+    /// Clicks a link or button that opens a page, and waits until the new page is loaded: the driver
+    /// may come back from a click before the browser has begun to leave.
+    pub(crate) fn follow(&self, element: &Element) -> Result<()> {
+        let old = self.find("html")?;
+        self.click(element)?;
+        let end = tsd::clock::Now::read().mono + COMMAND_TIME;
+        // Each round is a round trip to the browser, which is pause enough.
+        while self.get(&format!("/element/{}/name", old.0)).is_ok() {
+            ensure!(
+                tsd::clock::Now::read().mono < end,
+                "the click opened no page in {COMMAND_TIME:?}"
+            );
+        }
+        loop {
+            if self
+                .run("return document.readyState")
+                .is_ok_and(|s| s == "complete")
+            {
+                return Ok(());
+            }
+            ensure!(
+                tsd::clock::Now::read().mono < end,
+                "the page was not loaded in {COMMAND_TIME:?}"
+            );
+        }
     }
 
     /// Finds and clicks.
