@@ -9,6 +9,9 @@ use chrono::{DateTime, Utc};
 use super::{LoginId, Node, PendingLogin, PolicyVersion, PreAuthKey, User};
 use crate::keys::{NodeId, UserId};
 
+/// Kept with nodes and logins; named here so that the store need not know the wire.
+pub use crate::wire::CapVer;
+
 /// One row to keep or to drop. Order matters; a list of them is carried out whole or not at all.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Write {

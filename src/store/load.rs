@@ -7,11 +7,10 @@ use rusqlite::{Connection, Error, Result, Row};
 use serde::de::DeserializeOwned;
 
 use crate::keys::{DiscoPublic, MachinePublic, NodeId, NodePublic, RegionId, StableId, UserId};
-use crate::model::rows::Stored;
+use crate::model::rows::{CapVer, Stored};
 use crate::model::{
     KeyId, LoginId, Node, Owner, PendingLogin, PolicyVersion, PreAuthKey, Tag, Tags, User,
 };
-use crate::wire::CapVer;
 
 /// Reads everything.
 pub(super) fn load(conn: &Connection) -> Result<Stored> {

@@ -205,3 +205,36 @@ async fn one_route_has_one_primary_and_it_does_not_flap() {
     let after = primary(&again.next().await.unwrap());
     assert_eq!(after, before);
 }
+
+#[tokio::test]
+async fn what_cannot_be_written_did_not_happen_and_reading_goes_on() {
+    let world = World::new().await;
+    let a = world.joined(1, "a").await;
+    let key = world.key(false, false, &[]).await;
+    let store = std::sync::Arc::clone(world.control.shared());
+    tokio::task::spawn_blocking(move || store.store.close())
+        .await
+        .unwrap();
+
+    let user = world.control.create_user(&by(), "bob").await;
+    let late = Client::new(&world.control, 2).await;
+    let body = json!({"Version": 130, "NodeKey": late.node, "Auth": {"AuthKey": key}});
+    let answer = late.post("/machine/register", body.to_string()).await;
+
+    assert!(matches!(user, Err(AdminError::Internal(_))));
+    assert_eq!(answer.status(), 503);
+    assert_eq!(world.control.users().len(), 1);
+    assert_eq!(world.control.nodes().len(), 1);
+    assert_eq!(world.control.auth_keys()[0].uses, 0);
+    assert!(a.poll().await.next().await.is_some());
+}
+
+#[tokio::test]
+async fn the_text_shown_by_default_means_what_is_in_force() {
+    let world = World::new().await;
+    let (_a, _b) = (world.joined(1, "a").await, world.joined(2, "b").await);
+    let text = world.control.policy().text;
+    let outcome = world.control.check_policy(&text).await.unwrap();
+    assert_eq!((outcome.diff.lost_total, outcome.diff.gained_total), (0, 0));
+    assert_eq!((outcome.applied, outcome.version), (false, 0));
+}
