@@ -264,7 +264,8 @@ impl WireGuard {
         let initiation = datagram.first() == Some(&1);
         self.by_index.insert(index, id);
         if let Some(s) = self.sessions.get_mut(&id) {
-            if initiation && s.handshake_since.is_none() {
+            let over = s.handshake_since.is_none_or(|t| now >= t + HANDSHAKING);
+            if initiation && over {
                 s.handshake_since = Some(now);
             }
             s.indices.push_back(index);
