@@ -6,7 +6,9 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::acl::{AccessChange, PolicyError};
-use crate::control::service::{AuthKeyView, LoginView, NewAuthKey, NodeView, PolicyOutcome, UserView};
+use crate::control::service::{
+    AuthKeyView, LoginView, NewAuthKey, NodeView, PolicyOutcome, UserView,
+};
 use crate::model::PolicyVersion;
 
 /// A user.
@@ -24,7 +26,12 @@ pub struct User {
 
 impl From<UserView> for User {
     fn from(v: UserView) -> Self {
-        Self { id: v.id.0, name: v.name, created: v.created, nodes: v.nodes }
+        Self {
+            id: v.id.0,
+            name: v.name,
+            created: v.created,
+            nodes: v.nodes,
+        }
     }
 }
 
@@ -105,7 +112,11 @@ pub struct CreatedAuthKey {
 
 impl From<NewAuthKey> for CreatedAuthKey {
     fn from(v: NewAuthKey) -> Self {
-        Self { id: v.view.id.0, key: v.secret, expires: v.view.expires }
+        Self {
+            id: v.view.id.0,
+            key: v.secret,
+            expires: v.view.expires,
+        }
     }
 }
 
@@ -177,7 +188,11 @@ impl From<NodeView> for Node {
             os: v.os,
             ephemeral: v.ephemeral,
             created: v.created,
-            advertised_routes: v.advertised_routes.iter().map(ToString::to_string).collect(),
+            advertised_routes: v
+                .advertised_routes
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             approved_routes: v.approved_routes.iter().map(ToString::to_string).collect(),
             home_derp: v.home_derp,
             endpoints: v.endpoints,
@@ -256,7 +271,12 @@ pub struct Policy {
 
 impl From<PolicyVersion> for Policy {
     fn from(v: PolicyVersion) -> Self {
-        Self { version: v.version, author: v.author, created: v.created, text: v.text }
+        Self {
+            version: v.version,
+            author: v.author,
+            created: v.created,
+            text: v.text,
+        }
     }
 }
 
@@ -290,7 +310,13 @@ pub struct Fault {
 
 impl From<PolicyError> for Fault {
     fn from(v: PolicyError) -> Self {
-        Self { code: v.code.to_owned(), line: v.line, column: v.column, message: v.message, hint: v.hint }
+        Self {
+            code: v.code.to_owned(),
+            line: v.line,
+            column: v.column,
+            message: v.message,
+            hint: v.hint,
+        }
     }
 }
 
@@ -313,7 +339,11 @@ impl Change {
             let known = nodes.iter().find(|n| n.id == id);
             known.map_or_else(|| id.to_string(), |n| n.name.clone())
         };
-        Self { from: name(change.from), to: name(change.to), what: change.what }
+        Self {
+            from: name(change.from),
+            to: name(change.to),
+            what: change.what,
+        }
     }
 }
 
@@ -429,4 +459,3 @@ pub struct ErrorBody {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diff: Option<Diff>,
 }
-

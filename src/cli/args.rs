@@ -10,7 +10,13 @@ use crate::node::cli::NodeArgs;
 
 /// A private mesh network of your own in one binary.
 #[derive(Debug, Parser)]
-#[command(name = "tsd", version, propagate_version = true, arg_required_else_help = true, subcommand_required = true)]
+#[command(
+    name = "tsd",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    subcommand_required = true
+)]
 pub struct Cli {
     // A path, as in `tsd node run`: clap hands the value on by name, so both must have one type.
     /// Where the server's state lives [default: $XDG_STATE_HOME/tsd; root: /var/lib/tsd]
@@ -220,5 +226,9 @@ fn tag(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("a tag is empty; write tags like server,tag:db".to_owned());
     }
-    Ok(if text.starts_with("tag:") { text.to_owned() } else { format!("tag:{text}") })
+    Ok(if text.starts_with("tag:") {
+        text.to_owned()
+    } else {
+        format!("tag:{text}")
+    })
 }

@@ -48,17 +48,33 @@ impl Client {
     }
 
     /// Does something without further words.
-    pub(super) async fn act<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, Failure> {
+    pub(super) async fn act<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<T, Failure> {
         self.call::<(), T>(method, path, None).await
     }
 
     /// Does something.
-    pub(super) async fn send<B: Serialize, T: DeserializeOwned>(&self, method: Method, path: &str, body: &B) -> Result<T, Failure> {
+    pub(super) async fn send<B: Serialize, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &B,
+    ) -> Result<T, Failure> {
         self.call(method, path, Some(body)).await
     }
 
-    async fn call<B: Serialize, T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&B>) -> Result<T, Failure> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.not_there(&e))?;
+    async fn call<B: Serialize, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+    ) -> Result<T, Failure> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|e| self.not_there(&e))?;
         let bytes = match body {
             Some(body) => serde_json::to_vec(body).map_err(|e| ours(&e))?,
             None => Vec::new(),
@@ -71,12 +87,18 @@ impl Client {
             .body(Full::new(Bytes::from(bytes)))
             .map_err(|e| ours(&e))?;
         let exchange = async {
-            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| ours(&e))?;
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(stream))
+                    .await
+                    .map_err(|e| ours(&e))?;
             let talk = async {
                 let response = sender.send_request(request).await.map_err(|e| ours(&e))?;
                 let status = response.status();
-                let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-                let body = body.map_err(|e| Failure::Ours(format!("the server's answer broke off: {e}")))?;
+                let body = Limited::new(response.into_body(), MAX_ANSWER)
+                    .collect()
+                    .await;
+                let body =
+                    body.map_err(|e| Failure::Ours(format!("the server's answer broke off: {e}")))?;
                 Ok((status, body.to_bytes()))
             };
             tokio::pin!(talk, connection);
@@ -88,7 +110,12 @@ impl Client {
         };
         let (status, bytes) = tokio::time::timeout(TIMEOUT, exchange)
             .await
-            .map_err(|_| Failure::Ours(format!("the server at {} does not answer", self.socket.display())))??;
+            .map_err(|_| {
+                Failure::Ours(format!(
+                    "the server at {} does not answer",
+                    self.socket.display()
+                ))
+            })??;
         decode(status, &bytes)
     }
 
@@ -96,7 +123,9 @@ impl Client {
         let socket = self.socket.display();
         Failure::User(match error.kind() {
             io::ErrorKind::PermissionDenied => {
-                format!("this user may not open {socket}; run the command as the server's user or as root")
+                format!(
+                    "this user may not open {socket}; run the command as the server's user or as root"
+                )
             }
             _ => format!(
                 "no tsd server answers at {socket}; start it with `tsd serve`, or name its directory by --state-dir"
@@ -117,12 +146,18 @@ fn decode<T: DeserializeOwned>(status: StatusCode, bytes: &[u8]) -> Result<T, Fa
     }
     Err(match serde_json::from_slice::<ErrorBody>(bytes) {
         Ok(body) => Failure::Refused(Box::new(body)),
-        Err(_) => Failure::Ours(format!("the server answered {status}: {}", String::from_utf8_lossy(bytes))),
+        Err(_) => Failure::Ours(format!(
+            "the server answered {status}: {}",
+            String::from_utf8_lossy(bytes)
+        )),
     })
 }
 
 /// A path with `arg` as one segment.
 #[must_use]
 pub(super) fn path(before: &str, arg: &str, after: &str) -> String {
-    format!("{before}/{}{after}", utf8_percent_encode(arg, NON_ALPHANUMERIC))
+    format!(
+        "{before}/{}{after}",
+        utf8_percent_encode(arg, NON_ALPHANUMERIC)
+    )
 }

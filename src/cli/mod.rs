@@ -58,7 +58,9 @@ pub async fn run(cli: Cli) -> ExitCode {
 async fn dispatch(cli: Cli, printer: &Printer) -> Result<(), Failure> {
     let utf8 = |path: PathBuf| {
         let text = path.into_os_string().into_string();
-        text.map_err(|_| Failure::User("--state-dir is no UTF-8; choose another directory".to_owned()))
+        text.map_err(|_| {
+            Failure::User("--state-dir is no UTF-8; choose another directory".to_owned())
+        })
     };
     let state_dir = cli.state_dir.map(utf8).transpose()?;
     let command = match cli.command {

@@ -20,8 +20,20 @@ pub(super) async fn run(command: Args, client: &Client, printer: &Printer) -> Re
         }
         Args::History => {
             let all: Vec<Policy> = client.get("/v1/policy/history").await?;
-            let row = |p: &Policy| vec![p.version.to_string(), moment(Some(p.created)), p.author.clone(), p.text.len().to_string()];
-            printer.data(&all, || table(&["VERSION", "STORED", "BY", "BYTES"], &all.iter().map(row).collect::<Vec<_>>()))
+            let row = |p: &Policy| {
+                vec![
+                    p.version.to_string(),
+                    moment(Some(p.created)),
+                    p.author.clone(),
+                    p.text.len().to_string(),
+                ]
+            };
+            printer.data(&all, || {
+                table(
+                    &["VERSION", "STORED", "BY", "BYTES"],
+                    &all.iter().map(row).collect::<Vec<_>>(),
+                )
+            })
         }
         Args::Check { file } => check(&file, client, printer).await,
         Args::Set { file, yes } => set(&file, yes, client, printer).await,
@@ -29,8 +41,12 @@ pub(super) async fn run(command: Args, client: &Client, printer: &Printer) -> Re
 }
 
 fn read(file: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(file)
-        .map_err(|e| Failure::User(format!("cannot read {}: {e}; check the name", file.display())))
+    std::fs::read_to_string(file).map_err(|e| {
+        Failure::User(format!(
+            "cannot read {}: {e}; check the name",
+            file.display()
+        ))
+    })
 }
 
 async fn check(file: &Path, client: &Client, printer: &Printer) -> Result<(), Failure> {
@@ -42,7 +58,9 @@ async fn check(file: &Path, client: &Client, printer: &Printer) -> Result<(), Fa
     }
     check_offline(&text).map_err(|faults| Failure::User(lines(file, &faults)))?;
     printer.say("no server answers, so only the language was checked, not the effect");
-    printer.data(&serde_json::json!({ "applied": false }), || "the policy is well-formed".to_owned())
+    printer.data(&serde_json::json!({ "applied": false }), || {
+        "the policy is well-formed".to_owned()
+    })
 }
 
 async fn set(file: &Path, yes: bool, client: &Client, printer: &Printer) -> Result<(), Failure> {
@@ -57,7 +75,9 @@ async fn set(file: &Path, yes: bool, client: &Client, printer: &Printer) -> Resu
                 "this takes access away from {lost} pair(s) of devices; nothing was changed; say --yes if it is meant"
             )));
         }
-        printer.say(&format!("This takes access away from {lost} pair(s) of devices. Apply it? [y/N]"));
+        printer.say(&format!(
+            "This takes access away from {lost} pair(s) of devices. Apply it? [y/N]"
+        ));
         if !agreed()? {
             return Err(Failure::User("nothing was changed".to_owned()));
         }
@@ -71,7 +91,13 @@ async fn set(file: &Path, yes: bool, client: &Client, printer: &Printer) -> Resu
         .send(Method::PUT, "/v1/policy", &body)
         .await
         .map_err(|failure| placed(file, failure))?;
-    printer.data(&outcome, || format!("policy {} is in force: {}", outcome.version, summary("changed", &outcome.diff)))
+    printer.data(&outcome, || {
+        format!(
+            "policy {} is in force: {}",
+            outcome.version,
+            summary("changed", &outcome.diff)
+        )
+    })
 }
 
 /// What the server thinks of a text, with faults placed in the file.
@@ -87,18 +113,30 @@ async fn checked(file: &Path, text: &str, client: &Client) -> Result<Outcome, Fa
 
 fn placed(file: &Path, failure: Failure) -> Failure {
     match failure {
-        Failure::Refused(body) if !body.faults.is_empty() => Failure::Refused(Box::new(ErrorBody {
-            error: lines(file, &body.faults),
-            ..*body
-        })),
+        Failure::Refused(body) if !body.faults.is_empty() => {
+            Failure::Refused(Box::new(ErrorBody {
+                error: lines(file, &body.faults),
+                ..*body
+            }))
+        }
         other => other,
     }
 }
 
 fn lines(file: &Path, faults: &[Fault]) -> String {
     let line = |f: &Fault| {
-        let hint = if f.hint.is_empty() { String::new() } else { format!(", {}", f.hint) };
-        format!("{}:{}:{}: {}{hint}", file.display(), f.line, f.column, f.message)
+        let hint = if f.hint.is_empty() {
+            String::new()
+        } else {
+            format!(", {}", f.hint)
+        };
+        format!(
+            "{}:{}:{}: {}{hint}",
+            file.display(),
+            f.line,
+            f.column,
+            f.message
+        )
     };
     faults.iter().map(line).collect::<Vec<_>>().join("\n")
 }
@@ -127,7 +165,10 @@ fn summary(verb: &str, diff: &Diff) -> String {
     if diff.gained_total + diff.lost_total == 0 {
         return "no access changes".to_owned();
     }
-    format!("{verb}: {} pair(s) gain access, {} lose access", diff.gained_total, diff.lost_total)
+    format!(
+        "{verb}: {} pair(s) gain access, {} lose access",
+        diff.gained_total, diff.lost_total
+    )
 }
 
 fn agreed() -> Result<bool, Failure> {
@@ -136,5 +177,8 @@ fn agreed() -> Result<bool, Failure> {
         .lock()
         .read_line(&mut answer)
         .map_err(|e| Failure::User(format!("cannot read your answer: {e}; nothing was changed")))?;
-    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+    Ok(matches!(
+        answer.trim().to_ascii_lowercase().as_str(),
+        "y" | "yes"
+    ))
 }

@@ -17,8 +17,8 @@ use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
 pub use check::{
-    Config, DerpConfig, DnsConfig, Fault, Listen, LogFormat, MetricsPolicy, Region, Relay, Resolver,
-    ServerUrl, check, default_state_dir,
+    Config, DerpConfig, DnsConfig, Fault, Listen, LogFormat, MetricsPolicy, Region, Relay,
+    Resolver, ServerUrl, check, default_state_dir,
 };
 pub use duration::{DurationError, parse_duration};
 pub use flags::ServeFlags;
@@ -212,7 +212,9 @@ fn read_file(path: &Path) -> Result<FileText, ConfigError> {
         .map_err(|e| say(format!("cannot be read: {e}; check --config or TSD_CONFIG")))?
         .len();
     if size > MAX_FILE {
-        return Err(say(format!("{size} bytes is too large for a configuration file")));
+        return Err(say(format!(
+            "{size} bytes is too large for a configuration file"
+        )));
     }
     let text = std::fs::read_to_string(path).map_err(|e| say(format!("cannot be read: {e}")))?;
     Ok(FileText {
@@ -252,11 +254,18 @@ fn toml_position(message: &str) -> String {
 
 fn unknown_keys(file: &FileText, dict: &Dict) -> Vec<String> {
     let known = key_paths();
-    let tables: Vec<&str> = known.iter().filter_map(|p| p.split_once('.')).map(|(t, _)| t).collect();
+    let tables: Vec<&str> = known
+        .iter()
+        .filter_map(|p| p.split_once('.'))
+        .map(|(t, _)| t)
+        .collect();
     let mut out = Vec::new();
     let mut complain = |path: &str| {
         let line = place::line_of(&file.text, path).map(|l| format!(":{l}"));
-        let names = known.iter().map(String::as_str).chain(tables.iter().copied());
+        let names = known
+            .iter()
+            .map(String::as_str)
+            .chain(tables.iter().copied());
         let remedy = match place::nearest(path, names) {
             Some(near) => format!("did you mean {near}?"),
             None => "remove it; config.example.toml lists every key".to_owned(),
@@ -316,7 +325,9 @@ fn env_layer(env: &[(String, String)]) -> Dict {
         match path.split_once('.') {
             None => drop(out.insert(path, value)),
             Some((table, key)) => {
-                let entry = out.entry(table.to_owned()).or_insert_with(|| Dict::new().into());
+                let entry = out
+                    .entry(table.to_owned())
+                    .or_insert_with(|| Dict::new().into());
                 if let Value::Dict(_, inner) = entry {
                     inner.insert(key.to_owned(), value);
                 }

@@ -70,7 +70,8 @@ mod tests {
 
     #[test]
     fn lines_are_found_in_tables_and_by_prefix() {
-        let text = "# listen = 1\nlisten = \"x\"\n\n[derp]\nenabled = true\n[[derp.regions]]\nid = 5\n";
+        let text =
+            "# listen = 1\nlisten = \"x\"\n\n[derp]\nenabled = true\n[[derp.regions]]\nid = 5\n";
         assert_eq!(line_of(text, "listen"), Some(2));
         assert_eq!(line_of(text, "derp.enabled"), Some(5));
         assert_eq!(line_of(text, "derp.regions.0.bogus"), Some(6));

@@ -119,7 +119,11 @@ mod tests {
         assert!(connections.admit(v6(9999)).is_none());
         assert!(connections.admit("192.0.2.1".parse().unwrap()).is_some());
         for _ in 0..2 * MAX_PER_SOURCE {
-            held.push(connections.admit("::ffff:127.0.0.1".parse().unwrap()).unwrap());
+            held.push(
+                connections
+                    .admit("::ffff:127.0.0.1".parse().unwrap())
+                    .unwrap(),
+            );
         }
         held.clear();
         assert_eq!(connections.total(), 0);

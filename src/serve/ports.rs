@@ -31,7 +31,11 @@ pub(super) fn take(config: &Config) -> anyhow::Result<Ports> {
     let mut warnings = Vec::new();
     let http = match config.listen {
         Listen::Off => None,
-        Listen::At(addr) => Some(bound(listen::tcp(addr).map_err(|e| refused(addr, &e, "--listen", Transport::Tcp))?)?),
+        Listen::At(addr) => {
+            Some(bound(listen::tcp(addr).map_err(|e| {
+                refused(addr, &e, "--listen", Transport::Tcp)
+            })?)?)
+        }
     };
     let tls = match config.tls_listen {
         Listen::Off => None,
@@ -40,7 +44,8 @@ pub(super) fn take(config: &Config) -> anyhow::Result<Ports> {
     let stun = match config.stun_listen {
         Listen::Off => None,
         Listen::At(addr) => {
-            let socket = listen::udp(addr).map_err(|e| refused(addr, &e, "--stun-listen", Transport::Udp))?;
+            let socket = listen::udp(addr)
+                .map_err(|e| refused(addr, &e, "--stun-listen", Transport::Udp))?;
             let local = socket.local_addr()?;
             Some((socket, local))
         }
@@ -54,25 +59,35 @@ pub(super) fn take(config: &Config) -> anyhow::Result<Ports> {
 }
 
 fn bound(socket: Bound) -> anyhow::Result<(Bound, SocketAddr)> {
-    let local = socket.local_addr().context("cannot read a listener's address")?;
+    let local = socket
+        .local_addr()
+        .context("cannot read a listener's address")?;
     Ok((socket, local))
 }
 
-fn tls(addr: SocketAddr, is_default: bool, warnings: &mut Vec<String>) -> anyhow::Result<(Bound, SocketAddr)> {
+fn tls(
+    addr: SocketAddr,
+    is_default: bool,
+    warnings: &mut Vec<String>,
+) -> anyhow::Result<(Bound, SocketAddr)> {
     let error = match listen::tcp(addr) {
         Ok(socket) => return bound(socket),
         Err(error) => error,
     };
     let why = match error.kind() {
         io::ErrorKind::PermissionDenied => "this user may not take port 443".to_owned(),
-        io::ErrorKind::AddrInUse => format!("{} has port 443", listen::holder(addr.port(), Transport::Tcp)),
+        io::ErrorKind::AddrInUse => format!(
+            "{} has port 443",
+            listen::holder(addr.port(), Transport::Tcp)
+        ),
         _ => return Err(refused(addr, &error, "--tls-listen", Transport::Tcp)),
     };
     if !is_default {
         return Err(refused(addr, &error, "--tls-listen", Transport::Tcp));
     }
     let instead = SocketAddr::new(addr.ip(), 8443);
-    let socket = listen::tcp(instead).map_err(|e| refused(instead, &e, "--tls-listen", Transport::Tcp))?;
+    let socket =
+        listen::tcp(instead).map_err(|e| refused(instead, &e, "--tls-listen", Transport::Tcp))?;
     warnings.push(format!("{why}, so TLS is on 8443"));
     bound(socket)
 }
@@ -81,15 +96,21 @@ fn refused(addr: SocketAddr, error: &io::Error, flag: &str, transport: Transport
     match error.kind() {
         io::ErrorKind::AddrInUse => {
             let who = listen::holder(addr.port(), transport);
-            anyhow!("{addr} is taken by {who}; stop it, or choose another address by {flag} ADDR:PORT")
+            anyhow!(
+                "{addr} is taken by {who}; stop it, or choose another address by {flag} ADDR:PORT"
+            )
         }
         io::ErrorKind::PermissionDenied => {
-            anyhow!("this user may not take {addr}; choose a port above 1023 by {flag}, or give the program the right: setcap cap_net_bind_service=+ep")
+            anyhow!(
+                "this user may not take {addr}; choose a port above 1023 by {flag}, or give the program the right: setcap cap_net_bind_service=+ep"
+            )
         }
         io::ErrorKind::AddrNotAvailable => {
             anyhow!("{addr} is no address of this machine; choose another by {flag} ADDR:PORT")
         }
-        _ => anyhow!("cannot listen on {addr}: {error}; choose another address by {flag} ADDR:PORT"),
+        _ => {
+            anyhow!("cannot listen on {addr}: {error}; choose another address by {flag} ADDR:PORT")
+        }
     }
 }
 
@@ -98,7 +119,10 @@ fn refused(addr: SocketAddr, error: &io::Error, flag: &str, transport: Transport
 pub(super) fn warnings(config: &Config, url: &ServerUrl, tls_port: Option<u16>) -> Vec<String> {
     let mut out = Vec::new();
     if config.listen == Listen::Off && !url.https {
-        out.push("the HTTP listener is off: clients cannot make their first join by an http:// URL".to_owned());
+        out.push(
+            "the HTTP listener is off: clients cannot make their first join by an http:// URL"
+                .to_owned(),
+        );
     }
     if config.stun_listen == Listen::Off {
         out.push("STUN is off: clients behind NAT learn no public address from us and most pairs stay relayed".to_owned());
@@ -133,7 +157,10 @@ mod tests {
 
     #[tokio::test]
     async fn an_explicit_busy_address_is_an_error_that_names_the_holder() {
-        let held = listen::tcp("127.0.0.1:0".parse().unwrap()).unwrap().listen().unwrap();
+        let held = listen::tcp("127.0.0.1:0".parse().unwrap())
+            .unwrap()
+            .listen()
+            .unwrap();
         let addr = held.local_addr().unwrap();
         let raw = RawConfig {
             listen: Some("off".into()),
@@ -143,7 +170,11 @@ mod tests {
         };
         let config = check(&raw, "/s".as_ref()).unwrap();
         let error = take(&config).unwrap_err().to_string();
-        assert!(error.contains(&format!("(process {})", std::process::id())) && error.contains("--tls-listen"), "{error}");
+        assert!(
+            error.contains(&format!("(process {})", std::process::id()))
+                && error.contains("--tls-listen"),
+            "{error}"
+        );
     }
 
     #[test]

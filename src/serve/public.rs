@@ -70,9 +70,18 @@ pub(super) fn guess(listen: SocketAddr, interfaces: &[(String, IpAddr)]) -> Gues
 
 /// Interfaces of containers, machines inside this one, and tunnels: no client is there.
 fn is_inner(name: &str) -> bool {
-    ["lo", "docker", "br-", "virbr", "tailscale", "tsd", "podman", "cni"]
-        .iter()
-        .any(|inner| name.starts_with(inner))
+    [
+        "lo",
+        "docker",
+        "br-",
+        "virbr",
+        "tailscale",
+        "tsd",
+        "podman",
+        "cni",
+    ]
+    .iter()
+    .any(|inner| name.starts_with(inner))
 }
 
 fn is_link_local(ip: IpAddr) -> bool {
@@ -116,16 +125,43 @@ mod tests {
     #[test]
     fn public_addresses_come_first_and_inner_ones_never() {
         let lo = ("lo", "127.0.0.1");
-        let all = [lo, ("docker0", "172.17.0.1"), ("eth0", "10.0.0.5"), ("eth1", "203.0.113.9"), ("eth1", "2001:db8::1")];
-        assert_eq!(guessed("[::]:8080", &all), ("203.0.113.9".into(), Reach::Public));
-        assert_eq!(guessed("[::]:8080", &all[..3]), ("10.0.0.5".into(), Reach::Private));
-        assert_eq!(guessed("[::]:8080", &[lo, ("tailscale0", "100.64.0.1"), ("e", "100.65.0.1")]), ("127.0.0.1".into(), Reach::Loopback));
-        assert_eq!(guessed("[::]:8080", &[lo, ("e", "fe80::1"), ("e", "2001:db8::1")]), ("2001:db8::1".into(), Reach::Public));
+        let all = [
+            lo,
+            ("docker0", "172.17.0.1"),
+            ("eth0", "10.0.0.5"),
+            ("eth1", "203.0.113.9"),
+            ("eth1", "2001:db8::1"),
+        ];
+        assert_eq!(
+            guessed("[::]:8080", &all),
+            ("203.0.113.9".into(), Reach::Public)
+        );
+        assert_eq!(
+            guessed("[::]:8080", &all[..3]),
+            ("10.0.0.5".into(), Reach::Private)
+        );
+        assert_eq!(
+            guessed(
+                "[::]:8080",
+                &[lo, ("tailscale0", "100.64.0.1"), ("e", "100.65.0.1")]
+            ),
+            ("127.0.0.1".into(), Reach::Loopback)
+        );
+        assert_eq!(
+            guessed("[::]:8080", &[lo, ("e", "fe80::1"), ("e", "2001:db8::1")]),
+            ("2001:db8::1".into(), Reach::Public)
+        );
     }
 
     #[test]
     fn a_definite_listener_is_no_guess() {
-        assert_eq!(guessed("127.0.0.1:1", &[("e", "203.0.113.9")]), ("127.0.0.1".into(), Reach::Loopback));
-        assert_eq!(guessed("192.168.1.2:1", &[("e", "203.0.113.9")]), ("192.168.1.2".into(), Reach::Private));
+        assert_eq!(
+            guessed("127.0.0.1:1", &[("e", "203.0.113.9")]),
+            ("127.0.0.1".into(), Reach::Loopback)
+        );
+        assert_eq!(
+            guessed("192.168.1.2:1", &[("e", "203.0.113.9")]),
+            ("192.168.1.2".into(), Reach::Private)
+        );
     }
 }

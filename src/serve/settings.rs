@@ -33,10 +33,17 @@ pub(super) fn build(config: &Config, world: &World) -> Settings {
     Settings {
         url: world.url.to_string(),
         base_domain: dns.base_domain.clone(),
-        tailnet_name: config.tailnet_name.clone().unwrap_or_else(|| world.url.host.clone()),
+        tailnet_name: config
+            .tailnet_name
+            .clone()
+            .unwrap_or_else(|| world.url.host.clone()),
         derp_map: derp_map::build(config, &reachable),
         resolvers: resolvers(&dns.resolvers),
-        split: dns.split.iter().map(|(suffix, list)| (suffix.clone(), resolvers(list))).collect(),
+        split: dns
+            .split
+            .iter()
+            .map(|(suffix, list)| (suffix.clone(), resolvers(list)))
+            .collect(),
         search: dns.search.clone(),
         extra_records: dns
             .extra_records

@@ -29,7 +29,12 @@ impl StateDir {
             .recursive(true)
             .mode(0o700)
             .create(path)
-            .with_context(|| format!("cannot make the state directory {}; choose another by --state-dir", path.display()))?;
+            .with_context(|| {
+                format!(
+                    "cannot make the state directory {}; choose another by --state-dir",
+                    path.display()
+                )
+            })?;
         let path = path
             .canonicalize()
             .with_context(|| format!("cannot resolve the state directory {}", path.display()))?;
@@ -80,7 +85,9 @@ impl StateDir {
         let file = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot open {}", path.display()));
+            }
         };
         check_private(&path, 0o600)?;
         let mut text = Zeroizing::new(String::new());
@@ -140,7 +147,8 @@ impl StateDir {
 
 /// Refuses what is not ours or open to others, and says how to mend it.
 fn check_private(path: &Path, mode: u32) -> anyhow::Result<()> {
-    let meta = std::fs::symlink_metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
+    let meta = std::fs::symlink_metadata(path)
+        .with_context(|| format!("cannot look at {}", path.display()))?;
     let me = nix::unistd::geteuid();
     if meta.uid() != me.as_raw() {
         bail!(
@@ -197,10 +205,18 @@ mod tests {
         let path = temp.path().join("s");
         let first = StateDir::open(&path).unwrap();
         let error = StateDir::open(&path).unwrap_err().to_string();
-        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        assert!(
+            error.contains(&format!("process {}", std::process::id())),
+            "{error}"
+        );
         drop(first);
         StateDir::open(&path).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        assert!(StateDir::open(&path).unwrap_err().to_string().contains("chmod 0700"));
+        assert!(
+            StateDir::open(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("chmod 0700")
+        );
     }
 }

@@ -41,7 +41,13 @@ pub(super) struct Live {
 impl Live {
     /// Begins to watch.
     #[must_use]
-    pub(super) fn new(started: Now, control: Control, derp: DerpServer, stun: Arc<StunStats>, fixed: Fixed) -> Self {
+    pub(super) fn new(
+        started: Now,
+        control: Control,
+        derp: DerpServer,
+        stun: Arc<StunStats>,
+        fixed: Fixed,
+    ) -> Self {
         Self {
             started,
             control,
@@ -78,7 +84,10 @@ impl Live {
             listeners: fixed.listeners.clone(),
             state_dir: fixed.state_dir.clone(),
             fingerprint: fixed.fingerprint.clone(),
-            uptime_seconds: Now::read().mono.saturating_duration_since(self.started.mono).as_secs(),
+            uptime_seconds: Now::read()
+                .mono
+                .saturating_duration_since(self.started.mono)
+                .as_secs(),
             nodes: control.nodes,
             online: control.online,
             users: control.users,
