@@ -144,6 +144,11 @@ impl Routes {
         trouble
     }
 
+    /// Removes the rules a killed daemon left.
+    pub async fn clean(&self) -> Vec<String> {
+        self.set_rules(false, ipv6_there()).await
+    }
+
     fn note(&self, out: &mut Vec<String>, what: &str, net: IpNet, done: Result<(), String>) {
         if let Err(e) = done {
             out.push(format!("cannot {what} {net} (interface {}): {e}", self.index));
