@@ -96,6 +96,15 @@ pub struct CoreHandle {
 pub struct CoreGone;
 
 impl CoreHandle {
+    /// A handle whose owner is gone, for tests of what stands above it.
+    #[cfg(test)]
+    pub(crate) fn gone() -> Self {
+        Self {
+            commands: mpsc::channel(1).0,
+            news: watch::channel(News::default()).1,
+        }
+    }
+
     /// Gives a command; waits while the queue is full.
     ///
     /// # Errors
@@ -425,9 +434,8 @@ impl Core {
         };
         let map = relays.map().clone();
         let generation = self.generation;
-        self.jobs.spawn(async move {
-            Job::Addrs(generation, dns_forward::resolve_relays(&map).await)
-        });
+        self.jobs
+            .spawn(async move { Job::Addrs(generation, dns_forward::resolve_relays(&map).await) });
     }
 
     fn underlay(&mut self, news: Underlay, now: Now) {
@@ -456,12 +464,7 @@ impl Core {
         self.resolve_relays();
     }
 
-    fn ping(
-        &mut self,
-        ip: IpAddr,
-        reply: oneshot::Sender<Result<PingOutcome, String>>,
-        now: Now,
-    ) {
+    fn ping(&mut self, ip: IpAddr, reply: oneshot::Sender<Result<PingOutcome, String>>, now: Now) {
         self.pings.retain(|_, waiting| !waiting.is_closed());
         let Some(engine) = &mut self.engine else {
             let _ = reply.send(Err("the node is not up".to_owned()));

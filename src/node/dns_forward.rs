@@ -59,9 +59,7 @@ pub(super) async fn ask(
 
 /// Not SERVFAIL and not REFUSED.
 fn usable(answer: &[u8]) -> bool {
-    answer
-        .get(3)
-        .is_some_and(|b| !matches!(b & 0x0f, 2 | 5))
+    answer.get(3).is_some_and(|b| !matches!(b & 0x0f, 2 | 5))
 }
 
 fn truncated(answer: &[u8]) -> bool {
@@ -75,12 +73,7 @@ fn matches(query: &[u8], answer: &[u8]) -> bool {
         && answer.get(2).is_some_and(|b| b & 0x80 != 0)
 }
 
-async fn one(
-    to: SocketAddr,
-    query: &[u8],
-    tcp: bool,
-    mark: Option<u32>,
-) -> io::Result<Bytes> {
+async fn one(to: SocketAddr, query: &[u8], tcp: bool, mark: Option<u32>) -> io::Result<Bytes> {
     if !tcp {
         let answer = by_udp(to, query, mark).await?;
         if !truncated(&answer) {
@@ -198,7 +191,9 @@ mod tests {
         let refuses = server([0x81, 0x05]).await;
         let answers = server([0x81, 0x80]).await;
         let query = Bytes::from_static(QUERY);
-        let got = ask(vec![refuses, answers], query, false, None).await.unwrap();
+        let got = ask(vec![refuses, answers], query, false, None)
+            .await
+            .unwrap();
         assert_eq!(got[3], 0x80);
     }
 

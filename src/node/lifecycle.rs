@@ -129,6 +129,16 @@ pub struct Backend {
 }
 
 impl Backend {
+    /// A way to nobody, with this view, for tests of what stands above it.
+    #[cfg(test)]
+    pub(crate) fn showing(view: View) -> Self {
+        Self {
+            asks: mpsc::channel(1).0,
+            view: watch::channel(view).1,
+            bus: Bus::new(),
+        }
+    }
+
     /// The present view.
     #[must_use]
     pub fn view(&self) -> View {
@@ -406,7 +416,8 @@ impl Lifecycle {
         if self.expired() && self.state.node_key.is_some() {
             out.push("the node key has expired; log in again with `tsd node up`".to_owned());
         }
-        if state == State::Starting && self.told.self_node.is_some() && self.news.relays.is_empty() {
+        if state == State::Starting && self.told.self_node.is_some() && self.news.relays.is_empty()
+        {
             out.push("no relay is connected".to_owned());
         }
         out.extend(self.news.relay_health.values().cloned());
@@ -692,8 +703,7 @@ impl Lifecycle {
         };
         self.registering = true;
         let report = self.reporter();
-        self.session
-            .spawn(session::register(client, login, report));
+        self.session.spawn(session::register(client, login, report));
         Ok(())
     }
 

@@ -505,7 +505,8 @@ mod tests {
             prefs.apply_masked(&unknown),
             Err(PrefsError::Unknown("NoSuch".into()))
         );
-        let wrong = json!({"Hostname":7,"HostnameSet":true,"WantRunning":true,"WantRunningSet":true});
+        let wrong =
+            json!({"Hostname":7,"HostnameSet":true,"WantRunning":true,"WantRunningSet":true});
         assert!(prefs.apply_masked(&wrong).is_err());
         assert_eq!(prefs, Prefs::default());
     }

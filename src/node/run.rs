@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use super::core::{self, CoreParts};
 use super::lifecycle::{self, LifecycleParts};
+use super::linkmon;
 use super::localapi::{self, Api};
 use super::os::OsHandle;
 use super::os::resolv::ResolvConf;
@@ -17,7 +18,6 @@ use super::os::routes::BYPASS_MARK;
 use super::state_file::{StateDir, StateError};
 use super::tun::Tun;
 use super::udp::Udp;
-use super::linkmon;
 use crate::clock::Rng;
 use crate::derp::client::DialOptions;
 

@@ -108,11 +108,7 @@ pub async fn register(client: Arc<ControlClient>, mut login: Login, report: Repo
             Ok(answer) if !answer.error.is_empty() => {
                 // A bad key does not get better; everything else may.
                 let done = login.auth_key.is_some() || !followup.is_empty();
-                if !report
-                    .tell(SessionEvent::Refused(answer.error, done))
-                    .await
-                    || done
-                {
+                if !report.tell(SessionEvent::Refused(answer.error, done)).await || done {
                     return;
                 }
                 None

@@ -172,7 +172,10 @@ impl NodeState {
 
     fn load(stored: &Stored) -> Result<Self, String> {
         if stored.version != 1 {
-            return Err(format!("version {} is newer than this program", stored.version));
+            return Err(format!(
+                "version {} is newer than this program",
+                stored.version
+            ));
         }
         let text = |e: crate::keys::KeyError| e.to_string();
         let node = |k: &Option<Secret>| {
@@ -181,7 +184,8 @@ impl NodeState {
                 .transpose()
         };
         let mut seed = Zeroizing::new([0_u8; 32]);
-        hex::decode_to_slice(stored.lock_seed.0.as_bytes(), &mut *seed).map_err(|e| e.to_string())?;
+        hex::decode_to_slice(stored.lock_seed.0.as_bytes(), &mut *seed)
+            .map_err(|e| e.to_string())?;
         Ok(Self {
             machine_key: MachinePrivate::parse_stored(&stored.machine_key.0).map_err(text)?,
             disco_key: DiscoPrivate::parse_stored(&stored.disco_key.0).map_err(text)?,

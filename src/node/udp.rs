@@ -221,11 +221,8 @@ impl Udp {
         let mut any = false;
         for sock in [&self.v4, &self.v6].into_iter().flatten() {
             let mut meta = [RecvMeta::default(); BATCH_SIZE];
-            let mut slices: Vec<IoSliceMut<'_>> = self
-                .slots
-                .chunks_mut(SLOT)
-                .map(IoSliceMut::new)
-                .collect();
+            let mut slices: Vec<IoSliceMut<'_>> =
+                self.slots.chunks_mut(SLOT).map(IoSliceMut::new).collect();
             let received = sock.io.try_io(Interest::READABLE, || {
                 sock.state.recv((&sock.io).into(), &mut slices, &mut meta)
             });

@@ -103,7 +103,10 @@ fn find<'a>(status: &'a Value, wanted: &str) -> Option<(&'a Value, bool)> {
                     .eq_ignore_ascii_case(wanted.trim_end_matches('.')))
     };
     let peers = status.get("Peer").and_then(Value::as_object);
-    let peer = peers.into_iter().flat_map(|p| p.values()).find(|p| matches(p));
+    let peer = peers
+        .into_iter()
+        .flat_map(|p| p.values())
+        .find(|p| matches(p));
     if let Some(peer) = peer {
         return Some((peer, false));
     }
@@ -159,7 +162,10 @@ pub(super) async fn ping(socket: &Path, args: &PingArgs) -> Result<(), Failure> 
             Ok(Err(e)) => return Err(e.into()),
             Err(_) => json!({"Err": "no reply"}),
         };
-        let error = result.get("Err").and_then(Value::as_str).unwrap_or_default();
+        let error = result
+            .get("Err")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         if error == "no reply" {
             print(&format!("ping \"{ip}\" timed out"));
             if last {
@@ -229,7 +235,10 @@ pub(super) async fn netcheck(socket: &Path, json: bool) -> Result<(), Failure> {
 /// `whois`.
 pub(super) async fn whois(socket: &Path, json: bool, target: &str) -> Result<(), Failure> {
     let encoded = percent_encoding::utf8_percent_encode(target, percent_encoding::NON_ALPHANUMERIC);
-    let found = match Client::new(socket).get(&format!("whois?addr={encoded}")).await {
+    let found = match Client::new(socket)
+        .get(&format!("whois?addr={encoded}"))
+        .await
+    {
         Err(CallError::Status(http::StatusCode::NOT_FOUND, _)) => {
             return Err(yours(format!("peer not found: nobody has {target}")));
         }
@@ -246,11 +255,18 @@ pub(super) async fn whois(socket: &Path, json: bool, target: &str) -> Result<(),
         text.chars().filter(|c| !c.is_control()).collect::<String>()
     };
     print("Machine:");
-    print(&format!("  Name:          {}", of(&node, "Name").trim_end_matches('.')));
+    print(&format!(
+        "  Name:          {}",
+        of(&node, "Name").trim_end_matches('.')
+    ));
     print(&format!("  ID:            {}", of(&node, "StableID")));
     let list = |n: &str| {
         let all = node.get(n).and_then(Value::as_array);
-        let all: Vec<&str> = all.into_iter().flatten().filter_map(Value::as_str).collect();
+        let all: Vec<&str> = all
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
         all.join(", ")
     };
     print(&format!("  Addresses:     [{}]", list("Addresses")));

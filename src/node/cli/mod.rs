@@ -171,7 +171,9 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
         let (number, tail) = rest.split_at(digits);
         let number: u64 = number.parse().map_err(|_| wrong())?;
-        let unit = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
+        let unit = tail
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(unit);
         let millis = match unit {
             "ms" => 1,
@@ -218,9 +220,7 @@ pub async fn run(args: NodeArgs) -> ExitCode {
         NodeCommand::Ip(ip) => commands::ip(&args.socket, &ip).await,
         NodeCommand::Ping(ping) => commands::ping(&args.socket, &ping).await,
         NodeCommand::Netcheck { json } => commands::netcheck(&args.socket, json).await,
-        NodeCommand::Whois { json, target } => {
-            commands::whois(&args.socket, json, &target).await
-        }
+        NodeCommand::Whois { json, target } => commands::whois(&args.socket, json, &target).await,
         NodeCommand::Version { daemon } => commands::version(&args.socket, daemon).await,
     };
     match done {

@@ -40,9 +40,7 @@ pub(super) fn not_up(status: &Value) -> Option<String> {
             };
             Some(format!("Logged out.{link}"))
         }
-        "NeedsMachineAuth" => {
-            Some("Machine is not yet approved by tailnet admin.".to_owned())
-        }
+        "NeedsMachineAuth" => Some("Machine is not yet approved by tailnet admin.".to_owned()),
         other => Some(format!("unexpected state: {other}")),
     }
 }
@@ -159,7 +157,12 @@ pub(super) fn status(status: &Value) -> String {
         .and_then(Value::as_object)
         .map(|p| p.values().collect())
         .unwrap_or_default();
-    peers.sort_by_key(|p| (str_of(p, "DNSName").to_owned(), str_of(p, "HostName").to_owned()));
+    peers.sort_by_key(|p| {
+        (
+            str_of(p, "DNSName").to_owned(),
+            str_of(p, "HostName").to_owned(),
+        )
+    });
     peers.into_iter().for_each(&mut row);
     let mut widths = [0_usize; 5];
     for r in &rows {
@@ -205,7 +208,10 @@ pub(super) fn health(status: &Value) -> String {
 }
 
 fn clean_line(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(1000).collect()
+    text.chars()
+        .filter(|c| !c.is_control())
+        .take(1000)
+        .collect()
 }
 
 /// One pong line.
@@ -264,7 +270,11 @@ pub(super) fn netcheck(report: &Value) -> String {
         known("WorkingIPv6"),
         known("MappingVariesByDestIP"),
         endpoints.join(", "),
-        if home == "0" { "unknown".to_owned() } else { code(&home) },
+        if home == "0" {
+            "unknown".to_owned()
+        } else {
+            code(&home)
+        },
     );
     let latency = info.get("DERPLatency").and_then(Value::as_object);
     for (name, seconds) in latency.into_iter().flatten() {
@@ -291,7 +301,10 @@ mod tests {
         );
         let relay = json!({"NodeName":"o2","NodeIP":"100.64.0.2","Endpoint":"",
             "LatencySeconds":0.02,"DERPRegionID":900,"DERPRegionCode":"tsd"});
-        assert_eq!(pong(&relay), "pong from o2 (100.64.0.2) via DERP(tsd) in 20ms");
+        assert_eq!(
+            pong(&relay),
+            "pong from o2 (100.64.0.2) via DERP(tsd) in 20ms"
+        );
     }
 
     #[test]

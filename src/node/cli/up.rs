@@ -170,7 +170,10 @@ fn masked(args: &UpArgs) -> Value {
     set("CorpDNS", args.accept_dns.map(Value::from));
     set("RouteAll", args.accept_routes.map(Value::from));
     set("ShieldsUp", args.shields_up.map(Value::from));
-    set("AdvertiseTags", args.advertise_tags.clone().map(Value::from));
+    set(
+        "AdvertiseTags",
+        args.advertise_tags.clone().map(Value::from),
+    );
     out
 }
 

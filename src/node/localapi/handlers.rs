@@ -49,10 +49,7 @@ async fn body(request: Request<Incoming>) -> Result<Bytes, Answer> {
 }
 
 fn gone() -> Answer {
-    text(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "the node is shutting down",
-    )
+    text(StatusCode::SERVICE_UNAVAILABLE, "the node is shutting down")
 }
 
 fn no_content() -> Answer {
@@ -69,13 +66,31 @@ pub async fn route(request: Request<Incoming>, caller: Caller, api: &Api) -> Ans
     let (get, post) = (method == Method::GET, method == Method::POST);
     let patch = method == Method::PATCH;
     let known = match path.as_str() {
-        "status" | "derpmap" | "whois" | "watch-ipn-bus" | "metrics" | "usermetrics"
-        | "check-so-mark-in-use" | "check-ip-forwarding" | "check-udp-gro-forwarding"
-        | "dns-osconfig" | "dns-config" | "netcheck" | "profiles/" | "profiles/current"
-        | "suggest-exit-node" | "serve-config" => get,
+        "status"
+        | "derpmap"
+        | "whois"
+        | "watch-ipn-bus"
+        | "metrics"
+        | "usermetrics"
+        | "check-so-mark-in-use"
+        | "check-ip-forwarding"
+        | "check-udp-gro-forwarding"
+        | "dns-osconfig"
+        | "dns-config"
+        | "netcheck"
+        | "profiles/"
+        | "profiles/current"
+        | "suggest-exit-node"
+        | "serve-config" => get,
         "prefs" => get || patch,
-        "check-prefs" | "start" | "login-interactive" | "logout" | "ping" | "shutdown"
-        | "reset-auth" | "upload-client-metrics" => post,
+        "check-prefs"
+        | "start"
+        | "login-interactive"
+        | "logout"
+        | "ping"
+        | "shutdown"
+        | "reset-auth"
+        | "upload-client-metrics" => post,
         other if unsupported(other) => {
             let why = format!("{other} is not supported by this node");
             return text(StatusCode::NOT_IMPLEMENTED, why);
@@ -98,10 +113,27 @@ pub async fn route(request: Request<Incoming>, caller: Caller, api: &Api) -> Ans
 /// Paths of the official client that this node does not have.
 fn unsupported(path: &str) -> bool {
     const FAMILIES: [&str; 21] = [
-        "file-targets", "file-put/", "files/", "cert/", "cert-domains", "dns-query",
-        "set-dns", "profiles/", "set-use-exit-node-enabled", "goroutines", "pprof", "logtap",
-        "bugreport", "dial", "id-token", "query-feature", "reload-config", "tka/", "drive/",
-        "debug", "update/",
+        "file-targets",
+        "file-put/",
+        "files/",
+        "cert/",
+        "cert-domains",
+        "dns-query",
+        "set-dns",
+        "profiles/",
+        "set-use-exit-node-enabled",
+        "goroutines",
+        "pprof",
+        "logtap",
+        "bugreport",
+        "dial",
+        "id-token",
+        "query-feature",
+        "reload-config",
+        "tka/",
+        "drive/",
+        "debug",
+        "update/",
     ];
     FAMILIES.iter().any(|f| path.starts_with(f))
 }
@@ -218,11 +250,7 @@ async fn start(request: Request<Incoming>, api: &Api) -> Answer {
     };
     let key = Some(options.auth_key).filter(|k| !k.is_empty());
     let prefs = options.update_prefs;
-    done(
-        api.backend
-            .ask(|reply| Ask::Start(prefs, key, reply))
-            .await,
-    )
+    done(api.backend.ask(|reply| Ask::Start(prefs, key, reply)).await)
 }
 
 fn profile(api: &Api) -> Option<Value> {

@@ -243,7 +243,10 @@ mod tests {
 
     #[test]
     fn browsers_and_foreign_hosts_are_refused() {
-        assert_eq!(refusal(&request(&[("host", "local-tailscaled.sock")])), None);
+        assert_eq!(
+            refusal(&request(&[("host", "local-tailscaled.sock")])),
+            None
+        );
         assert_eq!(refusal(&request(&[])), None);
         assert!(refusal(&request(&[("host", "evil.example")])).is_some());
         assert!(refusal(&request(&[("origin", "http://x")])).is_some());
@@ -268,5 +271,58 @@ mod tests {
         assert!(error.contains("another daemon"), "{error}");
         drop(live);
         assert!(!path.exists());
+    }
+
+    /// Sends raw text, returns the whole answer.
+    async fn exchange(path: &Path, text: &str) -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = UnixStream::connect(path).await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let mut out = String::new();
+        stream.read_to_string(&mut out).await.unwrap();
+        out
+    }
+
+    #[tokio::test]
+    async fn answers_over_the_socket_are_those_the_official_client_expects() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("s");
+        let api = Api {
+            backend: Backend::showing(super::super::lifecycle::View::default()),
+            core: CoreHandle::gone(),
+        };
+        let server = tokio::spawn(serve(bind(&path).unwrap(), api));
+        let ask = |line: &str, extra: &str| {
+            let text = format!(
+                "{line} HTTP/1.1\r\nHost: local-tailscaled.sock\r\nConnection: close\r\n{extra}\r\n"
+            );
+            let path = path.clone();
+            async move { exchange(&path, &text).await }
+        };
+        let prefs = ask("GET /localapi/v0/prefs", "").await;
+        assert!(prefs.starts_with("HTTP/1.1 200"), "{prefs}");
+        assert!(prefs.contains("tailscale-cap: 145"), "{prefs}");
+        assert!(prefs.contains("\"CorpDNS\":true"));
+        for (line, extra, status) in [
+            ("GET /localapi/v0/prefs", "Origin: http://x\r\n", "403"),
+            ("GET /localapi/v0/prefs", "Referer: http://x\r\n", "403"),
+            ("GET /localapi/v0/nothing", "", "404"),
+            ("GET /elsewhere", "", "404"),
+            ("DELETE /localapi/v0/prefs", "", "405"),
+            ("GET /localapi/v0/logout", "", "405"),
+            ("GET /localapi/v0/files/", "", "501"),
+            ("GET /localapi/v0/watch-ipn-bus?mask=65536", "", "400"),
+            ("GET /localapi/v0/status", "", "503"),
+        ] {
+            let got = ask(line, extra).await;
+            assert!(
+                got.starts_with(&format!("HTTP/1.1 {status}")),
+                "{line}: {got}"
+            );
+        }
+        let evil =
+            "GET /localapi/v0/prefs HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n";
+        assert!(exchange(&path, evil).await.starts_with("HTTP/1.1 403"));
+        server.abort();
     }
 }

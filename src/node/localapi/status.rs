@@ -135,7 +135,12 @@ fn of_node(node: &Node) -> PeerStatus {
 fn of_peer(peer: &EnginePeer, map: &DerpMap) -> PeerStatus {
     let current = peer.cur_addr.map(|a| a.to_string()).unwrap_or_default();
     PeerStatus {
-        addrs: peer.node.endpoints.iter().map(ToString::to_string).collect(),
+        addrs: peer
+            .node
+            .endpoints
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         cur_addr: current,
         relay: peer.home.map(|r| region_code(map, r)).unwrap_or_default(),
         rx_bytes: peer.rx_bytes,

@@ -118,6 +118,10 @@ async fn follow(
     mut wishes: watch::Receiver<OsConfig>,
     tell: watch::Sender<Vec<String>>,
 ) {
+    // A daemon that was killed left its rules; addresses and routes went with its interface.
+    for line in routes.clean().await {
+        tracing::warn!("cleaning up after the last daemon: {line}");
+    }
     while wishes.changed().await.is_ok() {
         let wish = wishes.borrow_and_update().clone();
         let mut trouble = routes.apply(&wish).await;

@@ -51,9 +51,7 @@ pub fn nameservers(text: &str) -> Vec<IpAddr> {
     text.lines()
         .filter_map(|l| l.trim().strip_prefix("nameserver"))
         .filter_map(|l| l.trim().split('%').next()?.parse().ok())
-        .filter(|ip: &IpAddr| {
-            ip.to_string() != QUAD_100 && ip.to_string() != "fd7a:115c:a1e0::53"
-        })
+        .filter(|ip: &IpAddr| ip.to_string() != QUAD_100 && ip.to_string() != "fd7a:115c:a1e0::53")
         .take(8)
         .collect()
 }
@@ -229,7 +227,10 @@ mod tests {
         host.conf.apply(&dns()).unwrap();
         assert!(now(&host).contains("nameserver 100.100.100.100\nsearch tail.internal\n"));
         host.conf.apply(&dns()).unwrap();
-        assert_eq!(host.conf.host_resolvers(), ["9.9.9.9".parse::<IpAddr>().unwrap()]);
+        assert_eq!(
+            host.conf.host_resolvers(),
+            ["9.9.9.9".parse::<IpAddr>().unwrap()]
+        );
         host.conf.restore().unwrap();
         assert_eq!(now(&host), "nameserver 9.9.9.9\noptions edns0\n");
         host.conf.restore().unwrap();
@@ -303,7 +304,10 @@ mod tests {
             "nameserver 10.0.0.1\n",
         )
         .unwrap();
-        assert_eq!(host.conf.host_resolvers(), ["10.0.0.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(
+            host.conf.host_resolvers(),
+            ["10.0.0.1".parse::<IpAddr>().unwrap()]
+        );
     }
 
     #[test]

@@ -10,9 +10,7 @@ use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::route::{RouteMessage, RouteScope};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute};
-use rtnetlink::{
-    AddressMessageBuilder, Handle, IpVersion, LinkUnspec, RouteMessageBuilder,
-};
+use rtnetlink::{AddressMessageBuilder, Handle, IpVersion, LinkUnspec, RouteMessageBuilder};
 
 use crate::node::engine::OsConfig;
 
@@ -110,11 +108,26 @@ impl Routes {
         routes.retain(|r| !addresses.contains(r));
 
         for gone in self.routes.difference(&routes).copied().collect::<Vec<_>>() {
-            self.note(&mut trouble, "remove route", gone, self.route(gone, false).await);
+            self.note(
+                &mut trouble,
+                "remove route",
+                gone,
+                self.route(gone, false).await,
+            );
             self.routes.remove(&gone);
         }
-        for gone in self.addresses.difference(&addresses).copied().collect::<Vec<_>>() {
-            self.note(&mut trouble, "remove address", gone, self.address(gone, false).await);
+        for gone in self
+            .addresses
+            .difference(&addresses)
+            .copied()
+            .collect::<Vec<_>>()
+        {
+            self.note(
+                &mut trouble,
+                "remove address",
+                gone,
+                self.address(gone, false).await,
+            );
             self.addresses.remove(&gone);
         }
         let wanted = !addresses.is_empty();
@@ -144,9 +157,17 @@ impl Routes {
         trouble
     }
 
+    /// Removes the rules a killed daemon left.
+    pub async fn clean(&self) -> Vec<String> {
+        self.set_rules(false, ipv6_there()).await
+    }
+
     fn note(&self, out: &mut Vec<String>, what: &str, net: IpNet, done: Result<(), String>) {
         if let Err(e) = done {
-            out.push(format!("cannot {what} {net} (interface {}): {e}", self.index));
+            out.push(format!(
+                "cannot {what} {net} (interface {}): {e}",
+                self.index
+            ));
         }
     }
 
@@ -217,9 +238,9 @@ impl Routes {
             let mut found = Vec::new();
             let mut dump = self.handle.rule().get(version.clone()).execute();
             while let Ok(Some(rule)) = dump.try_next().await {
-                let ours = rule.attributes.iter().any(|a| {
-                    matches!(a, RuleAttribute::Priority(p) if RULES.iter().any(|r| r.0 == *p))
-                });
+                let ours = rule.attributes.iter().any(
+                    |a| matches!(a, RuleAttribute::Priority(p) if RULES.iter().any(|r| r.0 == *p)),
+                );
                 if ours {
                     found.push(rule);
                 }
