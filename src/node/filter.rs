@@ -254,10 +254,8 @@ pub(crate) struct Filter {
 }
 
 const fn default_protos() -> [u128; 2] {
-    let low = (1 << Proto::ICMPV4.0)
-        | (1 << Proto::TCP.0)
-        | (1 << Proto::UDP.0)
-        | (1 << Proto::ICMPV6.0);
+    let low =
+        (1 << Proto::ICMPV4.0) | (1 << Proto::TCP.0) | (1 << Proto::UDP.0) | (1 << Proto::ICMPV6.0);
     [low, 0]
 }
 
@@ -321,7 +319,9 @@ impl Filter {
             };
             let size = rule.srcs.len() + rule.dsts.iter().map(|d| d.0.len()).sum::<usize>();
             let Some(rest) = budget.checked_sub(size) else {
-                tracing::warn!("the packet filter of this network is too large; its tail is left out");
+                tracing::warn!(
+                    "the packet filter of this network is too large; its tail is left out"
+                );
                 break;
             };
             budget = rest;
@@ -396,7 +396,9 @@ impl Filter {
             Proto::TSMP => true,
             // Capability sources do not count on this branch (dataplane.md 6.3).
             _ => rules.iter().any(|r| {
-                r.has_proto(h.proto) && r.srcs.contains(h.src) && r.to(h.dst, |p| p == PortRange::ANY)
+                r.has_proto(h.proto)
+                    && r.srcs.contains(h.src)
+                    && r.to(h.dst, |p| p == PortRange::ANY)
             }),
         };
         if permitted { Ok(()) } else { Err("acl") }
@@ -404,9 +406,9 @@ impl Filter {
 }
 
 fn ports_permit(rules: &[Rule], h: &Headers) -> bool {
-    rules.iter().any(|r| {
-        r.has_proto(h.proto) && r.from(h.src) && r.to(h.dst, |p| p.contains(h.dst_port))
-    })
+    rules
+        .iter()
+        .any(|r| r.has_proto(h.proto) && r.from(h.src) && r.to(h.dst, |p| p.contains(h.dst_port)))
 }
 
 fn precheck(h: &Headers) -> Result<(), &'static str> {

@@ -208,11 +208,18 @@ impl Netcheck {
         new
     }
 
-    /// Takes the interfaces; `own` are our tailnet addresses, which are never endpoints.
-    pub(crate) fn set_interfaces(&mut self, addrs: Vec<IpAddr>, v4: Option<u16>, v6: Option<u16>) {
+    /// Takes the interfaces and bound ports; false when they are as before.
+    pub(crate) fn set_interfaces(
+        &mut self,
+        mut addrs: Vec<IpAddr>,
+        v4: Option<u16>,
+        v6: Option<u16>,
+    ) -> bool {
+        addrs.truncate(MAX_ENDPOINTS);
+        let changed = self.interfaces != addrs || self.ports != (v4, v6);
         self.interfaces = addrs;
-        self.interfaces.truncate(MAX_ENDPOINTS);
         self.ports = (v4, v6);
+        changed
     }
 
     /// Our tailnet addresses, which are never endpoints.
@@ -242,9 +249,16 @@ impl Netcheck {
 
     fn addr_of(&self, t: &Target, v4: bool) -> Option<SocketAddr> {
         let port = t.port?;
-        let (known, fixed) = if v4 { (t.v4, t.fixed.0) } else { (t.v6, t.fixed.1) };
+        let (known, fixed) = if v4 {
+            (t.v4, t.fixed.0)
+        } else {
+            (t.v6, t.fixed.1)
+        };
         let looked_up = || {
-            let list = self.resolved.get(&t.name).or_else(|| self.resolved.get(&t.host))?;
+            let list = self
+                .resolved
+                .get(&t.name)
+                .or_else(|| self.resolved.get(&t.host))?;
             list.iter().copied().find(|a| a.is_ipv4() == v4)
         };
         let ip = known.or_else(|| if fixed { None } else { looked_up() })?;
@@ -253,22 +267,28 @@ impl Netcheck {
 
     /// Starts a measurement. One under way goes on, and another follows it when `force` is set.
     pub(crate) fn start(&mut self, force: bool, ctx: &mut Ctx<'_>) {
-        if self.running.is_some() {
-            self.again |= force;
-            return;
+        if let Some(run) = &self.running {
+            // One that found nothing to probe is worth nothing once there is something.
+            if !run.wanted.is_empty() || !run.pending.is_empty() {
+                self.again |= force;
+                return;
+            }
         }
         let now = ctx.now.mono;
         self.next_at = None;
-        let full = force
-            || !self.last_had_udp
-            || self.last_full.is_none_or(|t| now >= t + FULL_EVERY);
+        let full =
+            force || !self.last_had_udp || self.last_full.is_none_or(|t| now >= t + FULL_EVERY);
         let has_v6 = self
             .interfaces
             .iter()
             .any(|a| matches!(a, IpAddr::V6(a) if !a.is_unicast_link_local()));
         let families: &[bool] = if has_v6 { &[true, false] } else { &[true] };
         let chosen = self.history.fastest(FASTEST);
-        let retry = if self.last_full.is_none() { RETRY_FIRST } else { RETRY };
+        let retry = if self.last_full.is_none() {
+            RETRY_FIRST
+        } else {
+            RETRY
+        };
         let mut plan = Vec::new();
         let mut wanted = BTreeSet::new();
         for (id, region) in &self.regions {
@@ -367,8 +387,13 @@ impl Netcheck {
             return Some(run.started);
         }
         if run.wanted.is_empty() && run.https_asked.is_none() && run.plan.is_empty() {
-            // Nothing can be probed by UDP.
-            return Some(run.started + HTTPS_AFTER);
+            // Nothing can be probed by UDP; names of relays may still be looked up.
+            let wait = if self.regions.is_empty() {
+                Duration::ZERO
+            } else {
+                HTTPS_AFTER
+            };
+            return Some(run.started + wait);
         }
         if let Some(asked) = &run.https_asked {
             return Some(if asked.is_empty() {
@@ -439,7 +464,8 @@ impl Netcheck {
         if run.full {
             self.last_full = Some(now);
         }
-        self.history.add(now, run.started, run.report.latency.clone());
+        self.history
+            .add(now, run.started, run.report.latency.clone());
         self.seen.retain(|_, t| now < *t + REMEMBER);
         while self.seen.len() > MAX_ENDPOINTS {
             let oldest = self.seen.iter().min_by_key(|(_, t)| **t).map(|(a, _)| *a);
@@ -484,7 +510,9 @@ impl Netcheck {
         };
         let choice = self.history.choose(&sample).or(self.home).or_else(|| {
             let n = u64::try_from(usable.len()).ok().filter(|n| *n > 0)?;
-            usable.get(usize::try_from(self.fallback % n).ok()?).copied()
+            usable
+                .get(usize::try_from(self.fallback % n).ok()?)
+                .copied()
         });
         if (self.home.is_none() || control_up) && choice.is_some() {
             self.home = choice;

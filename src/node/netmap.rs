@@ -91,7 +91,10 @@ impl Netmap {
         }
         self.apply_peers(m, now, &mut changes);
         if let Some(node) = &m.node {
-            changes.tables |= self.node.as_ref().is_none_or(|old| differs_in_tables(old, node));
+            changes.tables |= self
+                .node
+                .as_ref()
+                .is_none_or(|old| differs_in_tables(old, node));
             self.node = Some(node.clone());
         }
         for profile in m.user_profiles.iter().take(MAX_PROFILES) {
@@ -323,31 +326,46 @@ impl Netmap {
     pub(crate) fn next_expiry(&self, now: Now) -> Option<std::time::Duration> {
         let peer_now = self.peer_time(now);
         let peers = self.peers.values().filter_map(|p| p.key_expiry);
-        let peers = peers.filter(|t| *t > peer_now).map(|t| t.signed_duration_since(peer_now));
+        let peers = peers
+            .filter(|t| *t > peer_now)
+            .map(|t| t.signed_duration_since(peer_now));
         let own = self.node.as_ref().and_then(|n| n.key_expiry);
-        let own = own.filter(|t| *t > now.wall).map(|t| t.signed_duration_since(now.wall));
+        let own = own
+            .filter(|t| *t > now.wall)
+            .map(|t| t.signed_duration_since(now.wall));
         peers.chain(own).min().and_then(|d| d.to_std().ok())
     }
 
     /// The MagicDNS suffix, without dots at the ends.
     pub(crate) fn suffix(&self) -> &str {
-        let name = self.node.as_ref().map(|n| n.name.as_str()).unwrap_or_default();
+        let name = self
+            .node
+            .as_ref()
+            .map(|n| n.name.as_str())
+            .unwrap_or_default();
         let suffix = name.split_once('.').map(|(_, s)| s).unwrap_or_default();
         suffix.trim_end_matches('.')
     }
 
     /// Our own addresses.
     pub(crate) fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.node.iter().flat_map(|n| &n.addresses).map(ipnet::IpNet::addr)
+        self.node
+            .iter()
+            .flat_map(|n| &n.addresses)
+            .map(ipnet::IpNet::addr)
     }
 
     /// Everything as one message, for keeping.
     pub(crate) fn snapshot(&self) -> Option<MapResponse> {
-        let chunks = self.chunks.iter().map(|(n, r)| (n.clone(), Some(r.clone())));
+        let chunks = self
+            .chunks
+            .iter()
+            .map(|(n, r)| (n.clone(), Some(r.clone())));
         Some(MapResponse {
             node: Some(self.node.clone()?),
             derp_map: Some(self.derp.clone()),
-            peers: Some(self.peers.values().cloned().collect()).filter(|p: &Vec<Node>| !p.is_empty()),
+            peers: Some(self.peers.values().cloned().collect())
+                .filter(|p: &Vec<Node>| !p.is_empty()),
             dns_config: Some(self.dns.clone()),
             domain: self.domain.clone(),
             packet_filters: Some(chunks.collect()),
@@ -355,5 +373,173 @@ impl Netmap {
             ssh_policy: self.ssh.clone(),
             ..MapResponse::default()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::{NodePublic, RegionId};
+    use crate::wire::DerpRegion;
+
+    fn node(id: u64) -> Node {
+        Node {
+            id: NodeId(id),
+            key: NodePublic::from_bytes([id as u8; 32]),
+            addresses: vec![format!("100.64.0.{id}/32").parse().unwrap()],
+            ..Node::default()
+        }
+    }
+
+    fn ids(list: &[u64]) -> BTreeSet<NodeId> {
+        list.iter().copied().map(NodeId).collect()
+    }
+
+    fn first(peers: &[u64]) -> MapResponse {
+        MapResponse {
+            node: Some(node(1)),
+            peers: Some(peers.iter().copied().map(node).collect()),
+            packet_filter: Some(Vec::new()),
+            ..MapResponse::default()
+        }
+    }
+
+    fn started(peers: &[u64]) -> (Netmap, Now) {
+        let (mut map, now) = (Netmap::default(), Now::read());
+        map.apply(&first(peers), true, now);
+        (map, now)
+    }
+
+    #[test]
+    fn a_second_stream_is_compared_with_what_was() {
+        let (mut map, now) = started(&[2, 3]);
+        let same = map.apply(&first(&[2, 3]), true, now);
+        assert!(same.peers.is_empty() && same.removed.is_empty() && !same.tables);
+        let changes = map.apply(&first(&[3, 4]), true, now);
+        assert_eq!((changes.peers, changes.removed), (ids(&[4]), ids(&[2])));
+        let none = map.apply(&first(&[]), true, now);
+        assert_eq!(none.removed, ids(&[3, 4]));
+    }
+
+    #[test]
+    fn a_stream_must_start_with_ourselves_and_may_with_a_keep_alive() {
+        let (mut map, now) = started(&[2]);
+        let alive = MapResponse {
+            keep_alive: true,
+            ..MapResponse::default()
+        };
+        assert_eq!(map.apply(&alive, true, now), Changes::default());
+        let lacking = MapResponse {
+            peers: Some(vec![node(9)]),
+            ..MapResponse::default()
+        };
+        assert_eq!(map.apply(&lacking, false, now), Changes::default());
+        assert_eq!(map.apply(&first(&[3]), false, now).removed, ids(&[2]));
+    }
+
+    #[test]
+    fn an_empty_peer_list_later_means_unchanged() {
+        let (mut map, now) = started(&[2]);
+        let delta = MapResponse {
+            peers: Some(Vec::new()),
+            ..MapResponse::default()
+        };
+        assert_eq!(map.apply(&delta, false, now), Changes::default());
+        assert_eq!(map.peers.len(), 1);
+    }
+
+    #[test]
+    fn patches_touch_what_they_name_and_a_stale_disco_key_is_dropped() {
+        let (mut map, now) = started(&[2]);
+        let patch = |p: PeerChange| MapResponse {
+            peers_changed_patch: Some(vec![p]),
+            ..MapResponse::default()
+        };
+        let move_home = PeerChange {
+            node_id: NodeId(2),
+            derp_region: RegionId(7),
+            ..PeerChange::default()
+        };
+        let changes = map.apply(&patch(move_home), false, now);
+        assert_eq!((changes.peers, changes.tables), (ids(&[2]), false));
+        assert_eq!(map.peers[&NodeId(2)].home_derp, RegionId(7));
+        let stale = PeerChange {
+            node_id: NodeId(2),
+            disco_key: Some(DiscoPublic::from_bytes([5; 32])),
+            online: Some(false),
+            ..PeerChange::default()
+        };
+        map.apply(&patch(stale), false, now);
+        assert!(map.peers[&NodeId(2)].disco_key.is_zero());
+        let stranger = PeerChange {
+            node_id: NodeId(99),
+            ..PeerChange::default()
+        };
+        assert!(map.apply(&patch(stranger), false, now).peers.is_empty());
+    }
+
+    #[test]
+    fn filter_chunks_are_cleared_set_and_deleted_by_name() {
+        let (mut map, now) = started(&[]);
+        let rule = |n: i32| {
+            Some(vec![FilterRule {
+                ip_proto: vec![n],
+                ..FilterRule::default()
+            }])
+        };
+        let mut send = |list: Vec<(&str, Option<Vec<FilterRule>>)>| {
+            let chunks = list.into_iter().map(|(n, r)| (n.to_owned(), r)).collect();
+            let delta = MapResponse {
+                packet_filters: Some(chunks),
+                ..MapResponse::default()
+            };
+            assert!(map.apply(&delta, false, now).filter);
+            map.rules().map(|r| r.ip_proto[0]).collect::<Vec<_>>()
+        };
+        assert_eq!(send(vec![("b", rule(2)), ("a", rule(1))]), [1, 2]);
+        assert_eq!(send(vec![("a", None)]), [2]);
+        assert_eq!(send(vec![("*", None), ("c", rule(3))]), [3]);
+    }
+
+    #[test]
+    fn peers_expire_by_the_servers_clock_and_we_by_our_own() {
+        let (mut map, now) = started(&[2]);
+        let mut peer = node(2);
+        peer.key_expiry = Some(now.wall + TimeDelta::minutes(30));
+        let mut me = node(1);
+        me.key_expiry = peer.key_expiry;
+        assert!(!map.is_expired(&peer, now));
+        let delta = MapResponse {
+            node: Some(me),
+            control_time: Some(now.wall + TimeDelta::hours(1)),
+            ..MapResponse::default()
+        };
+        map.apply(&delta, false, now);
+        assert!(map.is_expired(&peer, now));
+        assert!(!map.self_expired(now));
+    }
+
+    #[test]
+    fn empty_regions_keep_the_relays_and_wrong_ids_are_left_out() {
+        let (mut map, now) = started(&[]);
+        let region = |id| DerpRegion {
+            region_id: RegionId(id),
+            ..DerpRegion::default()
+        };
+        let send = |map: &mut Netmap, regions: &[(u64, u64)]| {
+            let regions = regions.iter().map(|(k, id)| (RegionId(*k), region(*id)));
+            let derp_map = Some(DerpMap {
+                regions: regions.collect(),
+                ..DerpMap::default()
+            });
+            let delta = MapResponse {
+                derp_map,
+                ..MapResponse::default()
+            };
+            map.apply(&delta, false, now).derp
+        };
+        assert!(send(&mut map, &[(1, 1), (2, 9)]));
+        assert!(!send(&mut map, &[]));
+        assert_eq!(map.derp.regions.len(), 1);
     }
 }

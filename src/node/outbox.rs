@@ -98,18 +98,19 @@ impl Outbox {
             .min()
     }
 
-    /// Reports regions that became idle.
-    pub(crate) fn sweep(&mut self, home: Option<RegionId>, now: Now) {
+    /// Reports regions that became idle, and gives them.
+    pub(crate) fn sweep(&mut self, home: Option<RegionId>, now: Now) -> Vec<RegionId> {
         let idle: Vec<RegionId> = self
             .derp_used
             .iter()
             .filter(|(region, used)| Some(**region) != home && now.mono >= **used + DERP_IDLE)
             .map(|(region, _)| *region)
             .collect();
-        for region in idle {
-            self.derp_used.remove(&region);
-            self.event(EngineEvent::DerpIdle(region));
+        for region in &idle {
+            self.derp_used.remove(region);
+            self.event(EngineEvent::DerpIdle(*region));
         }
+        idle
     }
 
     /// A connection ended: nothing of it can become idle.

@@ -338,11 +338,7 @@ pub(crate) fn build_ip(
 }
 
 /// A UDP datagram in an IP packet, with checksums.
-pub(crate) fn build_udp(
-    src: (IpAddr, u16),
-    dst: (IpAddr, u16),
-    payload: &[u8],
-) -> Option<Vec<u8>> {
+pub(crate) fn build_udp(src: (IpAddr, u16), dst: (IpAddr, u16), payload: &[u8]) -> Option<Vec<u8>> {
     let len = u16::try_from(8 + payload.len()).ok()?;
     let mut t = Vec::with_capacity(8 + payload.len());
     t.extend_from_slice(&src.1.to_be_bytes());
@@ -419,7 +415,11 @@ pub(crate) mod tests {
             let h = Headers::parse(&tcp(src, dst, (5, 22), 2)).unwrap();
             assert_eq!((h.proto, h.src_port, h.dst_port), (Proto::TCP, 5, 22));
             assert!(h.is_tcp_syn());
-            assert!(!Headers::parse(&tcp(src, dst, (5, 22), 0x12)).unwrap().is_tcp_syn());
+            assert!(
+                !Headers::parse(&tcp(src, dst, (5, 22), 0x12))
+                    .unwrap()
+                    .is_tcp_syn()
+            );
             let h = Headers::parse(&udp(src, dst, (7, 53), b"x")).unwrap();
             assert_eq!((h.proto, h.dst_port), (Proto::UDP, 53));
         }
@@ -451,7 +451,10 @@ pub(crate) mod tests {
             Proto::TCP,
             &[0; 8],
         );
-        assert_eq!(Headers::parse(&short.unwrap()).unwrap().proto, Proto::UNKNOWN);
+        assert_eq!(
+            Headers::parse(&short.unwrap()).unwrap().proto,
+            Proto::UNKNOWN
+        );
         let hop = build_ip(
             "fd7a::1".parse().unwrap(),
             "fd7a::2".parse().unwrap(),

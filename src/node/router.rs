@@ -40,7 +40,9 @@ impl<T: Copy> Family<T> {
             Some((l, map)) if *l == len => {
                 map.entry(key).or_insert(value);
             }
-            _ => self.lengths.insert(at, (len, HashMap::from([(key, value)]))),
+            _ => self
+                .lengths
+                .insert(at, (len, HashMap::from([(key, value)]))),
         }
     }
 

@@ -88,6 +88,24 @@ struct Session {
     unconfirmed: bool,
 }
 
+impl Session {
+    /// Moves gotatun's notion of now, which it takes from ticks alone; an idle session has had none.
+    fn catch_up(&mut self, now: Instant, out: &mut Vec<Bytes>) {
+        if now >= self.last_tick + TICK {
+            self.tick(now, out);
+        }
+    }
+
+    fn tick(&mut self, now: Instant, out: &mut Vec<Bytes>) {
+        self.last_tick = now;
+        match self.tunn.update_timers() {
+            Ok(sent) => out.extend(sent.map(freeze)),
+            // Given up, or the keys are past use: the next packet starts over.
+            Err(_) => self.handshake_since = None,
+        }
+    }
+}
+
 /// All sessions of this node.
 pub(crate) struct WireGuard {
     secret: StaticSecret,
@@ -238,16 +256,6 @@ impl WireGuard {
         }
     }
 
-    /// Marks the session busy, so that it is ticked soon.
-    fn busy(&mut self, id: NodeId, now: Instant) {
-        if let Some(s) = self.sessions.get_mut(&id) {
-            s.last_data = now;
-            if s.tick_at > now + TICK {
-                self.arm(id, now + TICK);
-            }
-        }
-    }
-
     /// Notes the index of a handshake message we send, and since when we are at it.
     fn note_sent(&mut self, id: NodeId, datagram: &[u8], now: Instant) {
         let Some(index) = sender_index(datagram) else {
@@ -256,7 +264,8 @@ impl WireGuard {
         let initiation = datagram.first() == Some(&1);
         self.by_index.insert(index, id);
         if let Some(s) = self.sessions.get_mut(&id) {
-            if initiation && s.handshake_since.is_none() {
+            let over = s.handshake_since.is_none_or(|t| now >= t + HANDSHAKING);
+            if initiation && over {
                 s.handshake_since = Some(now);
             }
             s.indices.push_back(index);
@@ -279,45 +288,44 @@ impl WireGuard {
         now: Instant,
     ) -> Vec<Bytes> {
         let mut out = Vec::with_capacity(1);
-        self.session(id, key, now);
-        if self.sessions.get(&id).is_some_and(|s| now >= s.last_tick + TICK) {
-            // gotatun's notion of now moves only by ticks; an idle session has had none.
-            self.tick_into(id, now, &mut out);
+        if self.sessions.get(&id).is_none_or(|s| s.key != *key) {
+            self.session(id, key, now);
         }
+        let Some(s) = self.sessions.get_mut(&id) else {
+            return out;
+        };
+        s.catch_up(now, &mut out);
         let mut buf = BytesMut::with_capacity(plain.len().next_multiple_of(16));
         buf.extend_from_slice(plain);
-        if let Some(s) = self.sessions.get_mut(&id) {
-            let sent = s
-                .tunn
-                .handle_outgoing_packet(Packet::from_bytes(buf), Some(&mut self.mtu));
-            out.extend(sent.map(freeze));
+        let sent = s
+            .tunn
+            .handle_outgoing_packet(Packet::from_bytes(buf), Some(&mut self.mtu));
+        out.extend(sent.map(freeze));
+        s.last_data = now;
+        if s.tick_at > now + TICK {
+            self.arm(id, now + TICK);
         }
-        for datagram in &out {
-            self.note_sent(id, datagram, now);
-        }
-        self.busy(id, now);
+        self.note_all(id, &out, now);
         out
     }
 
-    fn tick_into(&mut self, id: NodeId, now: Instant, out: &mut Vec<Bytes>) {
-        let Some(s) = self.sessions.get_mut(&id) else {
-            return;
-        };
-        s.last_tick = now;
-        match s.tunn.update_timers() {
-            Ok(sent) => out.extend(sent.map(freeze)),
-            // Given up, or the keys are past use: the next packet starts over.
-            Err(_) => s.handshake_since = None,
+    fn note_all(&mut self, id: NodeId, sent: &[Bytes], now: Instant) {
+        for datagram in sent {
+            self.note_sent(id, datagram, now);
         }
     }
 
     /// Ticks a session that is [`WireGuard::due`] and plans its next tick.
     pub(crate) fn handle_timeout(&mut self, id: NodeId, now: Instant) -> Vec<Bytes> {
         let mut out = Vec::new();
-        self.tick_into(id, now, &mut out);
-        for datagram in &out {
-            self.note_sent(id, datagram, now);
+        if let Some(first) = self.timers.first().copied().filter(|(_, i)| *i == id) {
+            // Whatever follows, this deadline is over.
+            self.timers.remove(&first);
         }
+        if let Some(s) = self.sessions.get_mut(&id) {
+            s.tick(now, &mut out);
+        }
+        self.note_all(id, &out, now);
         let Some(s) = self.sessions.get(&id) else {
             return out;
         };
@@ -334,15 +342,23 @@ impl WireGuard {
         out
     }
 
-    fn verify(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) -> Result<WgKind, Outcome> {
+    fn verify(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Result<WgKind, Box<Outcome>> {
         let packet = Packet::from_bytes(BytesMut::from(datagram));
         let handshake = matches!(datagram.first(), Some(1 | 2));
         if !handshake {
             return packet
                 .try_into_wg()
-                .map_err(|_| Outcome::drop("not wireguard"));
+                .map_err(|_| Box::new(Outcome::drop("not wireguard")));
         }
-        if self.window.is_none_or(|w| now >= w + Duration::from_secs(1)) {
+        if self
+            .window
+            .is_none_or(|w| now >= w + Duration::from_secs(1))
+        {
             self.window = Some(now);
             self.in_window = 0;
             self.limiter.try_reset_count();
@@ -354,13 +370,15 @@ impl WireGuard {
         } else {
             &self.limiter
         };
-        limiter.verify_packet(from, packet).map_err(|r| match r {
-            TunnResult::WriteToNetwork(cookie) => Outcome {
-                reply: Some(freeze(cookie)),
-                dropped: Some("wireguard under load"),
-                ..Outcome::default()
-            },
-            _ => Outcome::drop("bad wireguard handshake"),
+        limiter.verify_packet(from, packet).map_err(|refusal| {
+            Box::new(match refusal {
+                TunnResult::WriteToNetwork(cookie) => Outcome {
+                    reply: Some(freeze(cookie)),
+                    dropped: Some("wireguard under load"),
+                    ..Outcome::default()
+                },
+                _ => Outcome::drop("bad wireguard handshake"),
+            })
         })
     }
 
@@ -375,7 +393,7 @@ impl WireGuard {
     ) -> Outcome {
         let kind = match self.verify(from, datagram, now) {
             Ok(kind) => kind,
-            Err(outcome) => return outcome,
+            Err(outcome) => return *outcome,
         };
         let index = match &kind {
             WgKind::HandshakeInit(init) => {
@@ -406,12 +424,10 @@ impl WireGuard {
 
     fn feed(&mut self, id: NodeId, kind: WgKind, now: Instant) -> Outcome {
         let mut out = Outcome::default();
-        if self.sessions.get(&id).is_some_and(|s| now >= s.last_tick + TICK) {
-            self.tick_into(id, now, &mut out.send);
-        }
         let Some(s) = self.sessions.get_mut(&id) else {
             return Outcome::drop("unknown session");
         };
+        s.catch_up(now, &mut out.send);
         let response = matches!(kind, WgKind::HandshakeResp(_));
         let initiation = matches!(kind, WgKind::HandshakeInit(_));
         match s.tunn.handle_incoming_packet(kind) {
@@ -439,12 +455,13 @@ impl WireGuard {
                 }
             }
         }
-        for datagram in &out.send {
-            self.note_sent(id, datagram, now);
-        }
         if out.packet.is_some() || response || initiation {
-            self.busy(id, now);
+            s.last_data = now;
+            if s.tick_at > now + TICK {
+                self.arm(id, now + TICK);
+            }
         }
+        self.note_all(id, &out.send, now);
         out
     }
 
@@ -476,7 +493,10 @@ mod tests {
 
     fn keys() -> (NodePrivate, NodePrivate) {
         let mut rng = Rng::from_seed([3; 32]);
-        (NodePrivate::generate(&mut rng), NodePrivate::generate(&mut rng))
+        (
+            NodePrivate::generate(&mut rng),
+            NodePrivate::generate(&mut rng),
+        )
     }
 
     fn from() -> SocketAddr {
@@ -497,9 +517,16 @@ mod tests {
         assert!(keepalive.established && keepalive.packet.is_none());
         let queued = a.flush(B);
         let got = b.decapsulate(from(), &queued[0], now, |_| None);
-        assert_eq!(got.packet.as_deref().map(|p| &p[..33]), Some(&[0x45; 33][..]));
+        assert_eq!(
+            got.packet.as_deref().map(|p| &p[..33]),
+            Some(&[0x45; 33][..])
+        );
         // A replay is refused quietly.
-        assert!(b.decapsulate(from(), &queued[0], now, |_| None).packet.is_none());
+        assert!(
+            b.decapsulate(from(), &queued[0], now, |_| None)
+                .packet
+                .is_none()
+        );
     }
 
     #[test]

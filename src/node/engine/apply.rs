@@ -97,9 +97,11 @@ impl Engine {
         self.router = self.build_router(now);
         let scope = self.build_scope();
         self.filter.set(self.netmap.rules(), scope, self.shields_up);
-        let zone = self.netmap.node.as_ref().map(|node| {
-            Zone::build(node, self.netmap.peers.values(), &self.netmap.dns)
-        });
+        let zone = self
+            .netmap
+            .node
+            .as_ref()
+            .map(|node| Zone::build(node, self.netmap.peers.values(), &self.netmap.dns));
         self.quad100.set_zone(zone);
         let os = self.build_os(now);
         if os != self.os {
@@ -136,7 +138,12 @@ impl Engine {
         let mut local = IpSet::default();
         if let Some(node) = &self.netmap.node {
             let served = node.allowed_ips.iter().flatten().filter(|n| !is_default(n));
-            for net in node.addresses.iter().chain(served).take(MAX_ROUTES_PER_PEER) {
+            for net in node
+                .addresses
+                .iter()
+                .chain(served)
+                .take(MAX_ROUTES_PER_PEER)
+            {
                 local.add(*net);
             }
         }
@@ -218,7 +225,12 @@ impl Engine {
         match_domains.sort_unstable();
         match_domains.dedup();
         Some(DnsOs {
-            search: dns.domains.iter().take(MAX_SEARCH).map(|d| clean(d)).collect(),
+            search: dns
+                .domains
+                .iter()
+                .take(MAX_SEARCH)
+                .map(|d| clean(d))
+                .collect(),
             match_domains,
         })
     }

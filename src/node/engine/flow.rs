@@ -7,9 +7,9 @@ use bytes::Bytes;
 use super::{Ctx, Engine, EngineEvent, Path, ctx, disco};
 use crate::clock::Now;
 use crate::keys::{DiscoPublic, NodeId, NodePublic, RegionId};
+use crate::node::filter::Refused;
 use crate::node::magicsock::PeerUpdate;
 use crate::node::outbox::Outbox;
-use crate::node::filter::Refused;
 use crate::node::packet::{FromPeer, Headers, IpPacket, Proto, build_ip};
 use crate::node::quad100::is_service;
 use crate::node::wg::relay_source;
@@ -71,7 +71,7 @@ impl Engine {
     }
 
     /// Encrypts a packet for a peer and sends it by the best way.
-    fn send_plain(&mut self, id: NodeId, plain: &[u8], user: bool, now: Now) {
+    pub(super) fn send_plain(&mut self, id: NodeId, plain: &[u8], user: bool, now: Now) {
         let Some(key) = self.magic.key_of(id) else {
             self.out.dropped("no peer");
             return;
@@ -92,10 +92,10 @@ impl Engine {
         if datagrams.is_empty() && !user {
             return;
         }
-        let Some(key) = self.magic.key_of(id) else {
+        let Some(mut route) = self.magic.route(id, user, ctx!(self, now)) else {
             return;
         };
-        let mut route = self.magic.route(id, user, ctx!(self, now));
+        let key = route.key;
         if route.udp.is_none() && route.derp.is_none() {
             match fallback {
                 Some(Path::Direct(addr)) => route.udp = Some(addr),
@@ -137,7 +137,10 @@ impl Engine {
             self.out.dropped("expired");
         } else if disco::is_disco(bytes) {
             let ctx = ctx!(self, now);
-            if let Err(reason) = self.magic.handle_disco(Path::Direct(from), None, bytes, ctx) {
+            if let Err(reason) = self
+                .magic
+                .handle_disco(Path::Direct(from), None, bytes, ctx)
+            {
                 self.out.dropped(reason);
             }
         } else {
@@ -157,7 +160,10 @@ impl Engine {
             self.out.dropped("geneve");
         } else if disco::is_disco(bytes) {
             let ctx = ctx!(self, now);
-            if let Err(reason) = self.magic.handle_disco(Path::Derp(region), Some(id), bytes, ctx) {
+            if let Err(reason) = self
+                .magic
+                .handle_disco(Path::Derp(region), Some(id), bytes, ctx)
+            {
                 self.out.dropped(reason);
             }
         } else {
@@ -174,7 +180,8 @@ impl Engine {
         let (wg, magic) = (&mut self.wg, &self.magic);
         let outcome = wg.decapsulate(source, bytes, now.mono, |key| magic.by_key(key));
         if let Some(cookie) = outcome.reply {
-            self.out.send(from, relayed.unwrap_or_default(), cookie, now);
+            self.out
+                .send(from, relayed.unwrap_or_default(), cookie, now);
         }
         if let Some(reason) = outcome.dropped {
             self.out.dropped(reason);
@@ -194,7 +201,9 @@ impl Engine {
     /// A session stands: tell our disco key first, then send what waited.
     fn established(&mut self, id: NodeId, now: Now) {
         let peer = self.netmap.peers.get(&id).filter(|p| p.cap >= TSMP_DISCO);
-        let theirs = peer.and_then(|p| p.addresses.first()).map(ipnet::IpNet::addr);
+        let theirs = peer
+            .and_then(|p| p.addresses.first())
+            .map(ipnet::IpNet::addr);
         let ours = theirs.and_then(|t| {
             let mut own = self.netmap.own_addresses();
             own.find(|a| a.is_ipv4() == t.is_ipv4())

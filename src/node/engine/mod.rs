@@ -282,8 +282,12 @@ impl Engine {
 
     /// Applies one message of the map stream. The first of a stream is a whole netmap: `fresh` says so.
     pub fn handle_map(&mut self, map: &MapResponse, fresh: bool, now: Now) {
+        let first = self.netmap.node.is_none();
         let changes = self.netmap.apply(map, fresh, now);
         self.apply_changes(&changes, now);
+        if first && !changes.derp {
+            self.netcheck(now);
+        }
         self.settle(now);
     }
 
@@ -295,13 +299,7 @@ impl Engine {
     }
 
     /// Changes preferences that matter to packets.
-    pub fn set_prefs(
-        &mut self,
-        accept_routes: bool,
-        accept_dns: bool,
-        shields_up: bool,
-        now: Now,
-    ) {
+    pub fn set_prefs(&mut self, accept_routes: bool, accept_dns: bool, shields_up: bool, now: Now) {
         self.accept_routes = accept_routes;
         self.accept_dns = accept_dns;
         self.shields_up = shields_up;
@@ -339,12 +337,14 @@ impl Engine {
                 // Our own tunnel is no underlay.
                 addresses.retain(|a| self.netmap.own_addresses().all(|own| own != *a));
                 self.os_has_v6 = addresses.iter().any(IpAddr::is_ipv6);
-                self.netcheck.set_interfaces(addresses, port_v4, port_v6);
+                let changed = self.netcheck.set_interfaces(addresses, port_v4, port_v6);
                 if major {
                     self.netcheck.forget_network();
                     self.magic.distrust_all();
                 }
-                self.netcheck(now);
+                if changed || major {
+                    self.netcheck(now);
+                }
             }
             Underlay::DerpConnected(region) => self.netcheck.note_frame(region, now.mono),
             Underlay::DerpLost(region) => {
@@ -385,7 +385,10 @@ impl Engine {
         if self.expiry_at.is_some_and(|t| t <= now.mono) {
             self.check_expiry(now);
         }
-        self.out.sweep(self.netcheck.home(), now);
+        for region in self.out.sweep(self.netcheck.home(), now) {
+            // The shell closes it, so no peer is answered there any more.
+            self.magic.relay_lost(region);
+        }
         self.settle(now);
     }
 
@@ -430,7 +433,9 @@ impl Engine {
             self.netcheck.poll_timeout(),
             self.quad100.poll_timeout().map(|t| (t, "dns")),
             self.expiry_at.map(|t| (t, "key expiry")),
-            self.out.idle_at(self.netcheck.home()).map(|t| (t, "idle relay")),
+            self.out
+                .idle_at(self.netcheck.home())
+                .map(|t| (t, "idle relay")),
         ]
         .into_iter()
         .flatten()
@@ -467,6 +472,10 @@ impl Engine {
 
     /// Starts a netcheck now (after a network change or for `netcheck`).
     pub fn netcheck(&mut self, now: Now) {
+        if self.netmap.node.is_none() {
+            // Nobody to tell, and no relay to ask.
+            return;
+        }
         let ctx = ctx!(self, now);
         self.netcheck.start(true, ctx);
     }

@@ -18,9 +18,7 @@ use super::disco::{self, MAX_ENDPOINTS, Message, Sealed};
 use super::engine::{EngineEvent, Path, PingOutcome};
 use super::outbox::Ctx;
 use crate::clock::Now;
-use crate::keys::{
-    DiscoPrivate, DiscoPublic, NodeId, NodePublic, RegionId, SharedBox,
-};
+use crate::keys::{DiscoPrivate, DiscoPublic, NodeId, NodePublic, RegionId, SharedBox};
 use crate::wire::Node;
 
 /// Own endpoints older than this are measured anew before a call-me-maybe.
@@ -29,8 +27,10 @@ const ENDPOINTS_FRESH: Duration = Duration::from_secs(27);
 const MAX_CLI: usize = 256;
 
 /// Where a packet goes; both while the direct path is not trusted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Route {
+    /// To whom.
+    pub(crate) key: NodePublic,
     /// Directly.
     pub(crate) udp: Option<SocketAddr>,
     /// By a relay.
@@ -194,36 +194,33 @@ impl Magicsock {
     }
 
     /// Where the next packet to a peer goes. `user` traffic keeps the paths alive.
-    pub(crate) fn route(&mut self, id: NodeId, user: bool, ctx: &mut Ctx<'_>) -> Route {
+    pub(crate) fn route(&mut self, id: NodeId, user: bool, ctx: &mut Ctx<'_>) -> Option<Route> {
         let now = ctx.now.mono;
-        let Some(p) = self.peers.get_mut(&id) else {
-            return Route::default();
-        };
+        let p = self.peers.get_mut(&id)?;
+        let mut wake = false;
         if user {
             p.last_user = Some(now);
             p.last_write = Some(ctx.now.wall);
             self.last_user = Some(now);
-            if p.heartbeat_at.is_none() && p.disco.is_some() {
+            wake = p.heartbeat_at.is_none() && p.disco.is_some();
+            if wake {
                 p.heartbeat_at = Some(now + HEARTBEAT);
-                self.arm(id);
             }
         }
-        let Some(p) = self.peers.get(&id) else {
-            return Route::default();
-        };
         let best = p.best_at(now);
-        if let Some((addr, true)) = best {
-            return Route {
-                udp: Some(addr),
-                derp: None,
-            };
-        }
+        let trusted = best.is_some_and(|(_, trusted)| trusted);
         let route = Route {
+            key: p.key,
             udp: best.map(|(addr, _)| addr),
-            derp: p.relay(),
+            derp: p.relay().filter(|_| !trusted),
         };
-        self.full_ping(id, true, ctx);
-        route
+        if wake {
+            self.arm(id);
+        }
+        if !trusted {
+            self.full_ping(id, true, ctx);
+        }
+        Some(route)
     }
 
     /// Pings every candidate that is due; then lets the peer ping us.
@@ -245,9 +242,7 @@ impl Magicsock {
 
     fn call_me_maybe(&mut self, id: NodeId, ctx: &mut Ctx<'_>) {
         let now = ctx.now.mono;
-        let fresh = self
-            .endpoints_at
-            .is_some_and(|t| now < t + ENDPOINTS_FRESH);
+        let fresh = self.endpoints_at.is_some_and(|t| now < t + ENDPOINTS_FRESH);
         let Some(p) = self.peers.get_mut(&id) else {
             return;
         };
@@ -392,9 +387,14 @@ impl Magicsock {
         let nodes = entry.nodes.clone();
         match message {
             Message::Ping { tx, node_key } => {
-                let by_key = node_key.and_then(|k| self.by_key(&k)).filter(|id| nodes.contains(id));
+                let by_key = node_key
+                    .and_then(|k| self.by_key(&k))
+                    .filter(|id| nodes.contains(id));
                 let only = nodes.first().copied().filter(|_| nodes.len() == 1);
-                let id = relayed_by.or(by_key).or(only).ok_or("ambiguous disco ping")?;
+                let id = relayed_by
+                    .or(by_key)
+                    .or(only)
+                    .ok_or("ambiguous disco ping")?;
                 self.handle_ping(id, tx, from, ctx);
                 Ok(())
             }
@@ -427,10 +427,9 @@ impl Magicsock {
         let src = match from {
             Path::Direct(addr) => addr,
             // The official client's fake address of a relay region.
-            Path::Derp(region) => SocketAddr::from((
-                [127, 3, 3, 40],
-                u16::try_from(region.0).unwrap_or_default(),
-            )),
+            Path::Derp(region) => {
+                SocketAddr::from(([127, 3, 3, 40], u16::try_from(region.0).unwrap_or_default()))
+            }
         };
         self.send(id, from, &Message::Pong { tx, src }, ctx);
     }
@@ -582,12 +581,22 @@ impl Magicsock {
         &self,
         id: NodeId,
         now: Now,
-    ) -> (Option<SocketAddr>, Option<RegionId>, Option<DateTime<Utc>>, bool) {
+    ) -> (
+        Option<SocketAddr>,
+        Option<RegionId>,
+        Option<DateTime<Utc>>,
+        bool,
+    ) {
         let Some(p) = self.peers.get(&id) else {
             return (None, None, None, false);
         };
         let direct = p.best_at(now.mono).filter(|(_, trusted)| *trusted);
-        (direct.map(|d| d.0), p.home, p.last_write, p.active(now.mono))
+        (
+            direct.map(|d| d.0),
+            p.home,
+            p.last_write,
+            p.active(now.mono),
+        )
     }
 }
 

@@ -364,7 +364,10 @@ mod tests {
         assert!(p.note_ping([1; 12], Path::Direct(addr(3)), now));
         assert!(!p.note_ping([1; 12], Path::Direct(addr(3)), now));
         assert_eq!(p.take_due_candidates(now + HEARTBEAT), [addr(3)]);
-        assert_eq!(p.take_due_candidates(now + PING_SPACING), [addr(1), addr(2)]);
+        assert_eq!(
+            p.take_due_candidates(now + PING_SPACING),
+            [addr(1), addr(2)]
+        );
     }
 
     #[test]

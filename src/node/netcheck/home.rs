@@ -38,10 +38,18 @@ pub(crate) struct Sample<'a> {
 
 impl History {
     /// Adds the report of a measurement that began at `started`.
-    pub(crate) fn add(&mut self, now: Instant, started: Instant, latency: BTreeMap<RegionId, Duration>) {
+    pub(crate) fn add(
+        &mut self,
+        now: Instant,
+        started: Instant,
+        latency: BTreeMap<RegionId, Duration>,
+    ) {
         self.reports.push_back((now, started, latency));
         while self.reports.len() > MAX_REPORTS
-            || self.reports.front().is_some_and(|(at, _, _)| now >= *at + WINDOW)
+            || self
+                .reports
+                .front()
+                .is_some_and(|(at, _, _)| now >= *at + WINDOW)
         {
             self.reports.pop_front();
         }
@@ -136,7 +144,10 @@ mod tests {
 
     #[test]
     fn an_unreachable_home_is_left_and_only_the_newest_report_gives_candidates() {
-        assert_eq!(choose(&[&[(2, 10)], &[(1, 80)]], Some(2)), Some(RegionId(1)));
+        assert_eq!(
+            choose(&[&[(2, 10)], &[(1, 80)]], Some(2)),
+            Some(RegionId(1))
+        );
         assert_eq!(choose(&[&[(2, 10)], &[]], None), None);
         assert_eq!(choose(&[&[(9, 1), (1, 80)]], None), Some(RegionId(1)));
     }
