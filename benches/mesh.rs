@@ -91,7 +91,9 @@ fn round(kind: Kind, figures: &mut Figures, seconds: u32) {
     figures.rss_mib.push(pids.iter().map(|p| peak_mib(*p)).fold(0.0, f64::max));
 
     let ping = b.host.ok("ping", &["-n", "-q", "-c", "200", "-i", "0.01", &ip_a]);
-    if let Some(avg) = ping.lines().find(|l| l.starts_with("rtt")).and_then(|l| l.split('/').nth(4)?.parse::<f64>().ok()) {
+    if let Some(avg) =
+        ping.lines().find(|l| l.starts_with("rtt")).and_then(|l| l.split('/').nth(4)?.parse::<f64>().ok())
+    {
         figures.ping_us.push(avg * 1e3);
     }
 }
@@ -110,7 +112,8 @@ fn main() {
     if std::env::args().any(|a| a == "--test" || a == "--list") {
         return;
     }
-    let number = |name: &str, default: u32| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default);
+    let number =
+        |name: &str, default: u32| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default);
     let (rounds, seconds) = (number("TSD_BENCH_ROUNDS", 3), number("TSD_BENCH_SECONDS", 6));
     let (mut official, mut ours) = (Figures::default(), Figures::default());
     for _ in 0..rounds {

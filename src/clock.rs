@@ -21,16 +21,10 @@ pub struct Now {
 
 impl Now {
     /// Reads both clocks. For shells only.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one production reader of the clocks"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the one production reader of the clocks")]
     #[must_use]
     pub fn read() -> Self {
-        Self {
-            mono: Instant::now(),
-            wall: Utc::now(),
-        }
+        Self { mono: Instant::now(), wall: Utc::now() }
     }
 
     /// The moment `by` later on both clocks; how tests step time.
@@ -40,10 +34,7 @@ impl Now {
             .ok()
             .and_then(|d| self.wall.checked_add_signed(d))
             .unwrap_or(DateTime::<Utc>::MAX_UTC);
-        Self {
-            mono: self.mono + by,
-            wall,
-        }
+        Self { mono: self.mono + by, wall }
     }
 }
 

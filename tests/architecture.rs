@@ -32,12 +32,29 @@ const ROOMS: &[Room] = &[
         shell: &["store", "noise", "derp"],
     },
     Room { name: "store", shells: &["*"], pure: &[], shell: &["keys", "model", "wire", "clock"] },
-    Room { name: "api", shells: &["*"], pure: &[], shell: &["control", "model", "acl", "clock", "keys", "ui"] },
+    Room {
+        name: "api",
+        shells: &["*"],
+        pure: &[],
+        shell: &["control", "model", "acl", "clock", "keys", "ui"],
+    },
     Room { name: "ui", shells: &["*"], pure: &[], shell: &["control", "model", "acl", "clock", "keys"] },
     Room { name: "config", shells: &["*"], pure: &[], shell: &["keys", "model", "wire"] },
     Room {
         name: "node",
-        shells: &["run", "udp", "tun", "derp", "control", "os", "linkmon", "state_file", "localapi", "cli", "sys"],
+        shells: &[
+            "run",
+            "udp",
+            "tun",
+            "derp",
+            "control",
+            "os",
+            "linkmon",
+            "state_file",
+            "localapi",
+            "cli",
+            "sys",
+        ],
         pure: &["keys", "wire", "dns", "stun", "clock"],
         shell: &["noise", "derp", "config"],
     },
@@ -46,8 +63,8 @@ const ROOMS: &[Room] = &[
         shells: &["*"],
         pure: &[],
         shell: &[
-            "acl", "api", "clock", "config", "control", "derp", "dns", "keys", "model", "noise", "store", "stun",
-            "ui", "wire",
+            "acl", "api", "clock", "config", "control", "derp", "dns", "keys", "model", "noise", "store",
+            "stun", "ui", "wire",
         ],
     },
     Room {
@@ -133,7 +150,11 @@ fn no_arrow_points_the_wrong_way() {
                     || room.pure.contains(&name)
                     || (shell && room.shell.contains(&name));
                 if !fine {
-                    faults.push(format!("src/{}:{line}: {} may not import {name}", inside.display(), room.name));
+                    faults.push(format!(
+                        "src/{}:{line}: {} may not import {name}",
+                        inside.display(),
+                        room.name
+                    ));
                 }
             }
             if !shell {

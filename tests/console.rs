@@ -23,10 +23,7 @@ impl StatusSource for Status {
         vec!["A warning with its remedy.".into()]
     }
     fn facts(&self) -> Vec<(String, String)> {
-        vec![(
-            "Certificate".into(),
-            "self-signed, ".to_owned() + &"ab:".repeat(31) + "ab",
-        )]
+        vec![("Certificate".into(), "self-signed, ".to_owned() + &"ab:".repeat(31) + "ab")]
     }
     fn join_url(&self) -> String {
         "http://192.0.2.1:8080".into()
@@ -62,19 +59,11 @@ async fn serve(dir: &std::path::Path) -> anyhow::Result<(String, String)> {
         while let Ok((stream, remote)) = listener.accept().await {
             let ui = ui.clone();
             let service = service_fn(move |request| {
-                let (ui, info) = (
-                    ui.clone(),
-                    RequestInfo {
-                        remote,
-                        secure: true,
-                        tls_url: None,
-                    },
-                );
+                let (ui, info) = (ui.clone(), RequestInfo { remote, secure: true, tls_url: None });
                 async move { Ok::<_, Infallible>(ui.handle(request, info).await) }
             });
             tokio::spawn(
-                hyper::server::conn::http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), service),
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
             );
         }
     });
@@ -98,29 +87,18 @@ fn an_admin_signs_in_and_does_the_jobs_of_an_evening() {
     let cookies = browser.cookies().unwrap();
     assert_eq!(cookies.len(), 1);
     assert_eq!(
-        (
-            &cookies[0]["name"],
-            &cookies[0]["httpOnly"],
-            &cookies[0]["sameSite"]
-        ),
+        (&cookies[0]["name"], &cookies[0]["httpOnly"], &cookies[0]["sameSite"]),
         (&"__Host-tsd".into(), &true.into(), &"Strict".into())
     );
 
     browser.goto(&format!("{base}/people")).unwrap();
-    browser
-        .fill("main section input[name=name]", "alice")
-        .unwrap();
+    browser.fill("main section input[name=name]", "alice").unwrap();
     press("Make user");
     at("/people?done=made");
 
     browser.goto(&format!("{base}/")).unwrap();
     press("Make a key");
-    assert!(
-        browser
-            .page_text()
-            .unwrap()
-            .contains("--auth-key tskey-auth-")
-    );
+    assert!(browser.page_text().unwrap().contains("--auth-key tskey-auth-"));
 
     browser.resize(360, 740).unwrap();
     browser.goto(&format!("{base}/access")).unwrap();
@@ -135,21 +113,11 @@ fn an_admin_signs_in_and_does_the_jobs_of_an_evening() {
     for (width, dark) in [(360, true), (768, false), (1280, true)] {
         browser.resize(width, 800).unwrap();
         browser.dark(dark).unwrap();
-        for path in [
-            "/",
-            "/devices",
-            "/approvals",
-            "/people",
-            "/access",
-            "/keys?show=all",
-            "/access/version/1",
-        ] {
+        for path in
+            ["/", "/devices", "/approvals", "/people", "/access", "/keys?show=all", "/access/version/1"]
+        {
             browser.goto(&format!("{base}{path}")).unwrap();
-            assert_eq!(
-                browser.overflow().unwrap(),
-                0,
-                "{path} scrolls sideways at {width}"
-            );
+            assert_eq!(browser.overflow().unwrap(), 0, "{path} scrolls sideways at {width}");
         }
     }
     press("Sign out");

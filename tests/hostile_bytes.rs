@@ -158,7 +158,11 @@ fn datagrams_and_packets_into_the_engine() {
     let map = tsd::wire::MapResponse {
         node: Some(node(1, me, my_disco)),
         peers: Some(vec![node(2, peer_key.public(), peer_disco.public())]),
-        dns_config: Some(tsd::wire::DnsConfig { proxied: true, domains: vec!["tail.internal".into()], ..Default::default() }),
+        dns_config: Some(tsd::wire::DnsConfig {
+            proxied: true,
+            domains: vec!["tail.internal".into()],
+            ..Default::default()
+        }),
         packet_filter: Some(vec![tsd::wire::FilterRule {
             src_ips: vec!["*".into()],
             dst_ports: vec![tsd::wire::NetPortRange { ip: "*".into(), ports: tsd::wire::PortRange::ANY }],
@@ -179,12 +183,20 @@ fn datagrams_and_packets_into_the_engine() {
         packet
     };
     let dns = {
-        let mut p = vec![0x45, 0, 0, 60, 0, 0, 0, 0, 64, 17, 0, 0, 100, 64, 0, 1, 100, 100, 100, 100, 0x30, 0x39, 0, 53, 0, 40, 0, 0];
-        p.extend_from_slice(&[0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 2, b'n', b'2', 4, b't', b'a', b'i', b'l', 8]);
+        let mut p = vec![
+            0x45, 0, 0, 60, 0, 0, 0, 0, 64, 17, 0, 0, 100, 64, 0, 1, 100, 100, 100, 100, 0x30, 0x39, 0, 53,
+            0, 40, 0, 0,
+        ];
+        p.extend_from_slice(&[
+            0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 2, b'n', b'2', 4, b't', b'a', b'i', b'l', 8,
+        ]);
         p.extend_from_slice(b"internal\0\0\x01\0\x01");
         p
     };
-    let tcp = vec![0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, 100, 64, 0, 2, 100, 64, 0, 1, 0, 80, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 2, 0, 0, 0, 0, 0, 0];
+    let tcp = vec![
+        0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, 100, 64, 0, 2, 100, 64, 0, 1, 0, 80, 0, 80, 0, 0, 0, 0, 0,
+        0, 0, 0, 0x50, 2, 0, 0, 0, 0, 0, 0,
+    ];
     let mut handshake = vec![0; 148];
     handshake[0] = 1;
     let mut data = vec![0; 96];
@@ -216,7 +228,8 @@ fn dns_messages() {
         addresses: vec!["100.64.0.2/32".parse().unwrap()],
         ..Default::default()
     };
-    let config = tsd::wire::DnsConfig { proxied: true, domains: vec!["tail.internal".into()], ..Default::default() };
+    let config =
+        tsd::wire::DnsConfig { proxied: true, domains: vec!["tail.internal".into()], ..Default::default() };
     let zone = tsd::dns::Zone::build(&node, std::iter::empty(), &config);
     fuzz("dns", &[query, looped], |bytes| {
         let _ = zone.handle(bytes, false);

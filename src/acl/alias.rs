@@ -50,13 +50,8 @@ pub(super) enum AliasFault {
 }
 
 /// Autogroups that are understood, for suggestions.
-pub(super) const AUTOGROUPS: [&str; 5] = [
-    "autogroup:member",
-    "autogroup:tagged",
-    "autogroup:self",
-    "autogroup:internet",
-    "autogroup:danger-all",
-];
+pub(super) const AUTOGROUPS: [&str; 5] =
+    ["autogroup:member", "autogroup:tagged", "autogroup:self", "autogroup:internet", "autogroup:danger-all"];
 
 /// Autogroups of the language that are not here yet.
 const LATER_AUTOGROUPS: [&str; 8] = [
@@ -95,9 +90,7 @@ impl Alias {
                 "autogroup:self" => Ok(Self::Own),
                 "autogroup:internet" => Ok(Self::Internet),
                 "autogroup:danger-all" => Ok(Self::DangerAll),
-                other if LATER_AUTOGROUPS.contains(&other) => {
-                    Err(AliasFault::NotSupported(other.to_owned()))
-                }
+                other if LATER_AUTOGROUPS.contains(&other) => Err(AliasFault::NotSupported(other.to_owned())),
                 _ => Err(AliasFault::Autogroup),
             };
         }
@@ -120,10 +113,7 @@ impl Alias {
 
     /// Whether it is written `autogroup:…`.
     pub(super) const fn is_autogroup(&self) -> bool {
-        matches!(
-            self,
-            Self::Member | Self::Tagged | Self::Own | Self::Internet | Self::DangerAll
-        )
+        matches!(self, Self::Member | Self::Tagged | Self::Own | Self::Internet | Self::DangerAll)
     }
 }
 
@@ -157,8 +147,7 @@ pub(super) fn parse_prefix(text: &str) -> Option<IpNet> {
 /// Message and remedy.
 pub(super) type Refusal = (String, &'static str);
 
-const PORTS_HINT: &str =
-    "ports are *, one port, a range such as 80-443, or a list such as 22,80-443";
+const PORTS_HINT: &str = "ports are *, one port, a range such as 80-443, or a list such as 22,80-443";
 
 /// Splits `alias:ports` at the last colon.
 pub(super) fn split_destination(text: &str) -> Result<(String, Vec<PortRange>), Refusal> {
@@ -168,8 +157,8 @@ pub(super) fn split_destination(text: &str) -> Result<(String, Vec<PortRange>), 
             "write the ports behind the destination, such as tag:server:22 or tag:server:*",
         ));
     };
-    let ranges = parse_ports(ports)
-        .map_err(|(message, hint)| (format!("dst={}: {message}", quote(text)), hint))?;
+    let ranges =
+        parse_ports(ports).map_err(|(message, hint)| (format!("dst={}: {message}", quote(text)), hint))?;
     let alias = alias.trim();
     if !alias.contains(['[', ']']) {
         return Ok((alias.to_owned(), ranges));
@@ -182,10 +171,7 @@ pub(super) fn split_destination(text: &str) -> Result<(String, Vec<PortRange>), 
         return Ok((format!("{address}{rest}"), ranges));
     }
     Err((
-        format!(
-            "dst={}: brackets may only hold an IPv6 address",
-            quote(text)
-        ),
+        format!("dst={}: brackets may only hold an IPv6 address", quote(text)),
         "write [fd7a:115c:a1e0::1]:22 or [fd7a:115c:a1e0::]/48:22",
     ))
 }
@@ -200,9 +186,7 @@ pub(super) fn parse_ports(text: &str) -> Result<Vec<PortRange>, Refusal> {
 
 fn parse_range(text: &str) -> Result<PortRange, Refusal> {
     let fail = |why: &str, hint| Err((format!("port range {}: {why}", quote(text)), hint));
-    let (first, last) = text
-        .split_once('-')
-        .map_or((text, None), |(a, b)| (a, Some(b)));
+    let (first, last) = text.split_once('-').map_or((text, None), |(a, b)| (a, Some(b)));
     let Some(first) = parse_number(first) else {
         return fail("invalid first integer", PORTS_HINT);
     };
@@ -211,10 +195,7 @@ fn parse_range(text: &str) -> Result<PortRange, Refusal> {
     };
     let Some(last) = last else {
         if first == 0 {
-            return fail(
-                "first port must be >0, or use '*' for wildcard",
-                "write * for all ports",
-            );
+            return fail("first port must be >0, or use '*' for wildcard", "write * for all ports");
         }
         return Ok(PortRange { first, last: first });
     };
@@ -262,9 +243,7 @@ pub(super) fn parse_protocol(text: &str) -> Result<Option<u8>, Refusal> {
     if let Some((_, number)) = PROTOCOLS.iter().find(|(name, _)| *name == lower) {
         return Ok(Some(*number));
     }
-    let number = (!lower.starts_with('0'))
-        .then(|| parse_number(&lower))
-        .flatten();
+    let number = (!lower.starts_with('0')).then(|| parse_number(&lower)).flatten();
     match number.map(u8::try_from) {
         Some(Ok(number)) => Ok(Some(number)),
         _ => Err((
@@ -287,10 +266,7 @@ pub(super) fn protocol_name(protocol: u8) -> String {
     PROTOCOLS
         .iter()
         .find(|(_, number)| *number == protocol)
-        .map_or_else(
-            || format!("protocol {protocol}"),
-            |(name, _)| (*name).to_owned(),
-        )
+        .map_or_else(|| format!("protocol {protocol}"), |(name, _)| (*name).to_owned())
 }
 
 #[cfg(test)]
@@ -299,25 +275,14 @@ mod tests {
 
     #[test]
     fn recognition_order() {
-        assert!(
-            matches!(Alias::parse("10.1.2.3/8"), Ok(Alias::Prefix(n)) if n.to_string() == "10.0.0.0/8")
-        );
+        assert!(matches!(Alias::parse("10.1.2.3/8"), Ok(Alias::Prefix(n)) if n.to_string() == "10.0.0.0/8"));
         assert_eq!(Alias::parse("alice@"), Ok(Alias::User("alice".into())));
-        assert_eq!(
-            Alias::parse("alice@example.com"),
-            Ok(Alias::User("alice@example.com".into()))
-        );
+        assert_eq!(Alias::parse("alice@example.com"), Ok(Alias::User("alice@example.com".into())));
         assert_eq!(Alias::parse("web"), Ok(Alias::Host("web".into())));
         assert_eq!(Alias::parse("tag:1a"), Err(AliasFault::Tag));
         assert_eq!(Alias::parse("autogroup:mebmer"), Err(AliasFault::Autogroup));
-        assert!(matches!(
-            Alias::parse("svc:x"),
-            Err(AliasFault::NotSupported(_))
-        ));
-        assert!(matches!(
-            Alias::parse("10.0.0.1-10.0.0.9"),
-            Err(AliasFault::NotSupported(_))
-        ));
+        assert!(matches!(Alias::parse("svc:x"), Err(AliasFault::NotSupported(_))));
+        assert!(matches!(Alias::parse("10.0.0.1-10.0.0.9"), Err(AliasFault::NotSupported(_))));
         assert_eq!(Alias::parse("10.0.0.0/33"), Err(AliasFault::Invalid));
         assert_eq!(Alias::parse("10.0.0.0/08"), Err(AliasFault::Invalid));
         assert_eq!(Alias::parse(""), Err(AliasFault::Invalid));
@@ -340,18 +305,11 @@ mod tests {
 
     #[test]
     fn bad_ports_are_refused() {
-        for bad in [
-            "", "0", "65536", "9-1", "1-2-3", "a", "1,", "1, 2", "+1", "0-0", "1-",
-        ] {
+        for bad in ["", "0", "65536", "9-1", "1-2-3", "a", "1,", "1, 2", "+1", "0-0", "1-"] {
             assert!(parse_ports(bad).is_err(), "{bad:?} was accepted");
         }
         assert_eq!(parse_ports("0-5").map(|p| p[0].last), Ok(5));
-        assert!(
-            parse_ports("0")
-                .unwrap_err()
-                .0
-                .contains("first port must be >0")
-        );
+        assert!(parse_ports("0").unwrap_err().0.contains("first port must be >0"));
     }
 
     #[test]

@@ -38,24 +38,17 @@ fn source(file: &File, src: &Spanned<Alias>, faults: &mut Faults) {
         ),
         Alias::Tag(tag) if !file.tag_owners.contains_key(tag) => {
             let message = format!("src=tag not found: {}", quote(tag.as_str()));
-            faults.add(
-                "unknown-tag",
-                src.span,
-                message,
-                tag_hint(file, tag, faults),
-            );
+            faults.add("unknown-tag", src.span, message, tag_hint(file, tag, faults));
         }
         other => known(file, other, "src", src.span, faults),
     }
 }
 
 fn destinations(file: &File, acl: &Acl, faults: &mut Faults) {
-    let narrow = acl.src.iter().all(|s| {
-        matches!(
-            s.value,
-            Alias::User(_) | Alias::Group(_) | Alias::Member | Alias::Any
-        )
-    });
+    let narrow = acl
+        .src
+        .iter()
+        .all(|s| matches!(s.value, Alias::User(_) | Alias::Group(_) | Alias::Member | Alias::Any));
     for dst in &acl.dst {
         match &dst.value.alias {
             Alias::Own if !narrow => faults.add(
@@ -85,17 +78,10 @@ fn known(file: &File, alias: &Alias, place: &str, span: Span, faults: &mut Fault
     match alias {
         Alias::Group(name) if !file.groups.contains_key(name) => {
             let message = format!("{place}: group not defined in policy: {}", quote(name));
-            faults.add(
-                "unknown-group",
-                span,
-                message,
-                group_hint(file, name, faults),
-            );
+            faults.add("unknown-group", span, message, group_hint(file, name, faults));
         }
         Alias::Host(name) if !file.hosts.contains_key(name) => {
-            let near = faults
-                .suggest(name, file.hosts.keys().map(String::as_str))
-                .map(str::to_owned);
+            let near = faults.suggest(name, file.hosts.keys().map(String::as_str)).map(str::to_owned);
             let otherwise = format!(
                 "add {name} to \"hosts\" with its address; a user is written {name}@, a group group:{name}, a tag tag:{name}"
             );
@@ -112,10 +98,7 @@ fn known(file: &File, alias: &Alias, place: &str, span: Span, faults: &mut Fault
 
 fn tag_hint(file: &File, tag: &Tag, faults: &Faults) -> String {
     let near = faults.suggest(tag.as_str(), file.tag_owners.keys().map(Tag::as_str));
-    format!(
-        "{tag} is declared by nobody; {}",
-        did_you_mean(near, "add it to \"tagOwners\"")
-    )
+    format!("{tag} is declared by nobody; {}", did_you_mean(near, "add it to \"tagOwners\""))
 }
 
 fn group_hint(file: &File, name: &str, faults: &Faults) -> String {
@@ -133,12 +116,7 @@ fn tag_owners(file: &File, faults: &mut Faults) {
                         quote(tag.as_str()),
                         quote(by.as_str())
                     );
-                    faults.add(
-                        "unknown-tag",
-                        owner.span,
-                        message,
-                        tag_hint(file, by, faults),
-                    );
+                    faults.add("unknown-tag", owner.span, message, tag_hint(file, by, faults));
                 }
                 TagOwner::Group(name) if !file.groups.contains_key(name) => {
                     let message = format!(
@@ -146,12 +124,7 @@ fn tag_owners(file: &File, faults: &mut Faults) {
                         quote(tag.as_str()),
                         quote(name)
                     );
-                    faults.add(
-                        "unknown-group",
-                        owner.span,
-                        message,
-                        group_hint(file, name, faults),
-                    );
+                    faults.add("unknown-group", owner.span, message, group_hint(file, name, faults));
                 }
                 _ => {}
             }
@@ -168,18 +141,10 @@ pub(super) fn warnings(file: &File, lines: &Lines, world: &World) -> Vec<PolicyE
         if users.contains(name) {
             return;
         }
-        let near = faults.suggest(name, users.iter().copied()).map(|n| {
-            if n.contains('@') {
-                n.to_owned()
-            } else {
-                format!("{n}@")
-            }
-        });
-        let shown = if name.contains('@') {
-            name.to_owned()
-        } else {
-            format!("{name}@")
-        };
+        let near = faults
+            .suggest(name, users.iter().copied())
+            .map(|n| if n.contains('@') { n.to_owned() } else { format!("{n}@") });
+        let shown = if name.contains('@') { name.to_owned() } else { format!("{name}@") };
         faults.add(
             "unknown-user",
             span,

@@ -120,10 +120,7 @@ impl Table {
 pub(super) fn compile(file: &File, world: &World) -> Inner {
     let ground = Arc::new(Ground::new(world));
     let mut builder = Builder {
-        resolver: Resolver {
-            file,
-            ground: &ground,
-        },
+        resolver: Resolver { file, ground: &ground },
         srcs: Table::default(),
         dsts: Table::default(),
         sources: Vec::new(),
@@ -143,28 +140,16 @@ pub(super) fn allow_all() -> Acl {
     let span = super::hujson::Span::default();
     Acl {
         protocol: None,
-        src: vec![Spanned {
-            value: Alias::Any,
-            span,
-        }],
-        dst: vec![Spanned {
-            value: Destination {
-                alias: Alias::Any,
-                ports: vec![PortRange::ANY],
-            },
-            span,
-        }],
+        src: vec![Spanned { value: Alias::Any, span }],
+        dst: vec![Spanned { value: Destination { alias: Alias::Any, ports: vec![PortRange::ANY] }, span }],
     }
 }
 
 impl Builder<'_> {
     fn rule(&mut self, acl: &Acl) {
         let resolver = &self.resolver;
-        let mut srcs: Vec<usize> = acl
-            .src
-            .iter()
-            .map(|s| self.srcs.number(&s.value, || resolver.source(&s.value)))
-            .collect();
+        let mut srcs: Vec<usize> =
+            acl.src.iter().map(|s| self.srcs.number(&s.value, || resolver.source(&s.value))).collect();
         srcs.sort_unstable();
         srcs.dedup();
         // Ports of one name are gathered; names keep their order (6.3).
@@ -184,10 +169,7 @@ impl Builder<'_> {
             if let Some(part) = parts.get_mut(at) {
                 part.ports.extend(ports);
             } else {
-                parts.push(Part {
-                    dst: number,
-                    ports: ports.clone(),
-                });
+                parts.push(Part { dst: number, ports: ports.clone() });
             }
         }
         // Only a list of nothing but autogroups keeps its order; else self comes last (6.1).
@@ -201,13 +183,7 @@ impl Builder<'_> {
 
     fn own(&mut self, srcs: &[usize], protocol: Option<u8>, ports: &mut Vec<PortRange>) {
         if !ports.is_empty() {
-            self.push(
-                srcs,
-                protocol,
-                UnitKind::Own {
-                    ports: std::mem::take(ports),
-                },
-            );
+            self.push(srcs, protocol, UnitKind::Own { ports: std::mem::take(ports) });
         }
     }
 
@@ -223,12 +199,7 @@ impl Builder<'_> {
     }
 
     fn push(&mut self, srcs: &[usize], protocol: Option<u8>, kind: UnitKind) {
-        self.units.push(Unit {
-            srcs: srcs.to_vec(),
-            protocol,
-            kind,
-            group: self.units.len(),
-        });
+        self.units.push(Unit { srcs: srcs.to_vec(), protocol, kind, group: self.units.len() });
     }
 
     /// The source set of a list of names; `None` when it is empty.
@@ -242,10 +213,7 @@ impl Builder<'_> {
             let next = self.sources.len();
             let number = *self.source_index.entry(key.clone()).or_insert(next);
             if number == next {
-                self.sources.push(SourceSet {
-                    key,
-                    strings: OnceLock::new(),
-                });
+                self.sources.push(SourceSet { key, strings: OnceLock::new() });
             }
             number
         });
@@ -309,11 +277,7 @@ impl Builder<'_> {
 
 /// The canonical form of a set of sources: two sets that print alike are equal.
 fn source_key<'a>(names: impl Iterator<Item = &'a Resolved>, ground: &Ground) -> SourceKey {
-    let mut key = SourceKey {
-        danger: false,
-        star: false,
-        ranges: Vec::new(),
-    };
+    let mut key = SourceKey { danger: false, star: false, ranges: Vec::new() };
     let mut members = Bits::default();
     for name in names {
         match (&name.alias, &name.shape) {
@@ -332,8 +296,7 @@ fn source_key<'a>(names: impl Iterator<Item = &'a Resolved>, ground: &Ground) ->
     key.ranges = join(key.ranges);
     if key.star {
         let routes: Vec<Range> = ground.routes.iter().map(|r| (*r).into()).collect();
-        key.ranges
-            .retain(|r| !star().contains(r) && !routes.contains(r));
+        key.ranges.retain(|r| !star().contains(r) && !routes.contains(r));
     }
     key
 }
@@ -388,11 +351,7 @@ impl Inner {
                     })
                 });
             let next = self.filters.len();
-            let class = if plain {
-                *known.entry(names).or_insert(next)
-            } else {
-                next
-            };
+            let class = if plain { *known.entry(names).or_insert(next) } else { next };
             if class == next {
                 self.filters.push(OnceLock::new());
                 self.shared.push(plain);
@@ -412,10 +371,7 @@ impl Inner {
             return rules.clone();
         }
         let rules: Arc<[FilterRule]> = self.build(at).into();
-        let size: usize = rules
-            .iter()
-            .map(|r| r.src_ips.len() + r.dst_ports.len())
-            .sum();
+        let size: usize = rules.iter().map(|r| r.src_ips.len() + r.dst_ports.len()).sum();
         let shared = self.shared.get(class).copied().unwrap_or(false);
         if (shared || size <= KEEP_STRINGS)
             && let Some(cell) = cell
@@ -436,9 +392,7 @@ impl Inner {
                 wanted.entry(*unit).or_default().push(*part);
             }
         }
-        let own = node
-            .user
-            .map_or_else(Vec::new, |u| self.own_pieces(u, node));
+        let own = node.user.map_or_else(Vec::new, |u| self.own_pieces(u, node));
         // An own part that comes before the global rule it is joined to moves that rule up.
         let mut moved: HashMap<usize, usize> = HashMap::new();
         for (_, lift) in &own {
@@ -455,11 +409,8 @@ impl Inner {
             let UnitKind::Global { source, parts: all } = &unit.kind else {
                 continue;
             };
-            let ports: Vec<NetPortRange> = parts
-                .iter()
-                .filter_map(|p| all.get(*p))
-                .flat_map(|p| self.entries(p, node))
-                .collect();
+            let ports: Vec<NetPortRange> =
+                parts.iter().filter_map(|p| all.get(*p)).flat_map(|p| self.entries(p, node)).collect();
             pieces.push(Piece {
                 group: moved.get(&unit.group).copied().unwrap_or(unit.group),
                 unit: number,
@@ -487,11 +438,9 @@ impl Inner {
     }
 
     fn strings(&self, source: usize) -> Vec<String> {
-        self.sources.get(source).map_or_else(Vec::new, |s| {
-            s.strings
-                .get_or_init(|| source_strings(&s.key, &self.ground))
-                .clone()
-        })
+        self.sources
+            .get(source)
+            .map_or_else(Vec::new, |s| s.strings.get_or_init(|| source_strings(&s.key, &self.ground)).clone())
     }
 
     /// Untagged nodes of `user` that a self rule's sources cover.
@@ -525,32 +474,16 @@ impl Inner {
             if members.is_empty() {
                 continue;
             }
-            let key = SourceKey {
-                danger: false,
-                star: false,
-                ranges: join(node_ranges(&members, &self.ground)),
-            };
-            let global = self
-                .source_index
-                .get(&key)
-                .and_then(|s| self.first.get(&(*s, unit.protocol)))
-                .copied();
+            let key =
+                SourceKey { danger: false, star: false, ranges: join(node_ranges(&members, &self.ground)) };
+            let global =
+                self.source_index.get(&key).and_then(|s| self.first.get(&(*s, unit.protocol))).copied();
             let strings = source_strings(&key, &self.ground);
-            let group = *groups
-                .entry((key, unit.protocol))
-                .or_insert_with(|| global.map_or(*at, |g| g.min(*at)));
+            let group =
+                *groups.entry((key, unit.protocol)).or_insert_with(|| global.map_or(*at, |g| g.min(*at)));
             let lift = global.filter(|g| *g > group).map(|g| (g, group));
             let ports = addressed(&own_texts(node), ports);
-            out.push((
-                Piece {
-                    group,
-                    unit: *at,
-                    strings,
-                    protocol: unit.protocol,
-                    ports,
-                },
-                lift,
-            ));
+            out.push((Piece { group, unit: *at, strings, protocol: unit.protocol, ports }, lift));
         }
         out
     }
@@ -575,11 +508,9 @@ impl Inner {
                     _ => Vec::new(),
                 }
             }
-            Shape::Ranges(ranges) => ranges
-                .iter()
-                .filter(|(r, _)| self.keeps(*r, node))
-                .map(|(_, text)| text.clone())
-                .collect(),
+            Shape::Ranges(ranges) => {
+                ranges.iter().filter(|(r, _)| self.keeps(*r, node)).map(|(_, text)| text.clone()).collect()
+            }
         };
         addressed(&texts, &part.ports)
     }
@@ -587,13 +518,8 @@ impl Inner {
     fn keeps(&self, range: Range, node: &GroundNode) -> bool {
         range.contains(node.v4)
             || range.contains(node.v6)
-            || node
-                .routes
-                .iter()
-                .filter_map(|r| self.ground.route_range(*r))
-                .any(|r| r.overlaps(range))
-            || (!node.exits.is_empty()
-                && super::ranges::internet().iter().any(|i| range.within(*i)))
+            || node.routes.iter().filter_map(|r| self.ground.route_range(*r)).any(|r| r.overlaps(range))
+            || (!node.exits.is_empty() && super::ranges::internet().iter().any(|i| range.within(*i)))
     }
 }
 
@@ -605,11 +531,6 @@ fn own_texts(node: &GroundNode) -> [String; 2] {
 fn addressed(texts: &[String], ports: &[PortRange]) -> Vec<NetPortRange> {
     texts
         .iter()
-        .flat_map(|ip| {
-            ports.iter().map(|ports| NetPortRange {
-                ip: ip.clone(),
-                ports: *ports,
-            })
-        })
+        .flat_map(|ip| ports.iter().map(|ports| NetPortRange { ip: ip.clone(), ports: *ports }))
         .collect()
 }

@@ -63,10 +63,8 @@ pub(super) fn diff(old: &Inner, new: &Inner, world: &World, limit: usize) -> Acc
             let Some(b) = classes.get(*to) else { continue };
             let mut flags = [false; 4];
             let counts = pair_counts(a, b, from == to);
-            for ((same, count), flags) in [false, true]
-                .into_iter()
-                .zip(counts)
-                .zip(flags.as_chunks_mut::<2>().0)
+            for ((same, count), flags) in
+                [false, true].into_iter().zip(counts).zip(flags.as_chunks_mut::<2>().0)
             {
                 if count == 0 {
                     continue;
@@ -81,15 +79,7 @@ pub(super) fn diff(old: &Inner, new: &Inner, world: &World, limit: usize) -> Acc
             }
         }
     }
-    list(
-        [old, new],
-        &classes,
-        &changes,
-        &class_of,
-        world,
-        limit,
-        &mut out,
-    );
+    list([old, new], &classes, &changes, &class_of, world, limit, &mut out);
     out
 }
 
@@ -98,11 +88,7 @@ type Changes = HashMap<usize, HashMap<usize, [bool; 4]>>;
 
 /// How many pairs of different nodes there are: of different users (or none), and of one user.
 fn pair_counts(a: &Class, b: &Class, alike: bool) -> [u64; 2] {
-    let own: u64 = a
-        .users
-        .iter()
-        .map(|(user, n)| n * b.users.get(user).copied().unwrap_or(0))
-        .sum();
+    let own: u64 = a.users.iter().map(|(user, n)| n * b.users.get(user).copied().unwrap_or(0)).sum();
     let owned: u64 = a.users.values().sum();
     let all = a.size * b.size - if alike { a.size } else { 0 };
     let same = own - if alike { owned } else { 0 };
@@ -128,17 +114,12 @@ fn list(
         };
         let senders = [Sender::new(old, a.old), Sender::new(new, a.new)];
         for (to, class) in world.nodes.values().zip(class_of) {
-            let (Some([gain, loss, own_gain, own_loss]), Some(b)) =
-                (tos.get(class), classes.get(*class))
+            let (Some([gain, loss, own_gain, own_loss]), Some(b)) = (tos.get(class), classes.get(*class))
             else {
                 continue;
             };
             let same = from.owner.user().is_some() && from.owner.user() == to.owner.user();
-            let (gain, loss) = if same {
-                (own_gain, own_loss)
-            } else {
-                (gain, loss)
-            };
+            let (gain, loss) = if same { (own_gain, own_loss) } else { (gain, loss) };
             let wanted = (*gain && out.gained.len() < limit) || (*loss && out.lost.len() < limit);
             if from.id == to.id || !wanted {
                 continue;
@@ -146,11 +127,7 @@ fn list(
             let [gained, lost] = change(&senders, b, same);
             for (access, list) in [(gained, &mut out.gained), (lost, &mut out.lost)] {
                 if !access.is_empty() && list.len() < limit {
-                    list.push(AccessChange {
-                        from: from.id,
-                        to: to.id,
-                        what: words(&access),
-                    });
+                    list.push(AccessChange { from: from.id, to: to.id, what: words(&access) });
                 }
             }
         }
@@ -170,12 +147,7 @@ fn classes(old: &Inner, new: &Inner, world: &World) -> (Vec<Class>, Vec<usize>) 
         let next = list.len();
         let class = *known.entry([s1, d1, r1, s2, d2, r2]).or_insert(next);
         if class == next {
-            list.push(Class {
-                old: a,
-                new: b,
-                size: 0,
-                users: BTreeMap::new(),
-            });
+            list.push(Class { old: a, new: b, size: 0, users: BTreeMap::new() });
         }
         if let Some(class) = list.get_mut(class) {
             class.size += 1;
@@ -209,11 +181,7 @@ fn signature(policy: &Inner, node: Option<usize>) -> [Vec<usize>; 3] {
         let exits = node.exits.iter();
         routes.extend(exits.map(|e| usize::MAX - usize::from(e.addr().is_ipv6())));
     }
-    [
-        names(&policy.reach.srcs_of, &policy.srcs),
-        names(&policy.reach.dsts_of, &policy.dsts),
-        routes,
-    ]
+    [names(&policy.reach.srcs_of, &policy.srcs), names(&policy.reach.dsts_of, &policy.dsts), routes]
 }
 
 /// A destination, none for `autogroup:self`, and its ports.
@@ -269,12 +237,7 @@ fn source_nodes(policy: &Inner, unit: usize, part: fn(&Resolved) -> &Bits) -> Bi
 }
 
 /// Pairs of classes that a rule relates which only one of the policies has.
-fn touched(
-    old: &Inner,
-    new: &Inner,
-    world: &World,
-    class_of: &[usize],
-) -> BTreeMap<usize, BTreeSet<usize>> {
+fn touched(old: &Inner, new: &Inner, world: &World, class_of: &[usize]) -> BTreeMap<usize, BTreeSet<usize>> {
     let alike = old.ground.index == new.ground.index;
     let mut only_old: Vec<usize> = (0..old.units.len()).collect();
     let mut only_new: Vec<usize> = (0..new.units.len()).collect();
@@ -292,9 +255,7 @@ fn touched(
             .filter_map(|(id, class)| Some((*policy.ground.index.get(id)?, *class)))
             .collect();
         let to_classes = |bits: &Bits| -> BTreeSet<usize> {
-            bits.iter()
-                .filter_map(|n| class_at.get(&n).copied())
-                .collect()
+            bits.iter().filter_map(|n| class_at.get(&n).copied()).collect()
         };
         for number in units {
             let Some(unit) = policy.units.get(number) else {
@@ -340,11 +301,7 @@ struct Sender<'a> {
 
 impl<'a> Sender<'a> {
     fn new(policy: &'a Inner, node: Option<usize>) -> Self {
-        let mut sender = Self {
-            policy,
-            reach: HashMap::new(),
-            own: Ports::new(),
-        };
+        let mut sender = Self { policy, reach: HashMap::new(), own: Ports::new() };
         let Some(at) = node else { return sender };
         for unit in &policy.units {
             let srcs = unit.srcs.iter().filter_map(|s| policy.srcs.get(*s));
@@ -385,30 +342,18 @@ impl<'a> Sender<'a> {
             }
         };
         for number in self.policy.reach.dsts_of.get(at).into_iter().flatten() {
-            let (Some(froms), Some(dst)) = (self.reach.get(number), self.policy.dsts.get(*number))
-            else {
+            let (Some(froms), Some(dst)) = (self.reach.get(number), self.policy.dsts.get(*number)) else {
                 continue;
             };
             for (to, v6) in target_places(self.policy, dst, at) {
                 for ((from, _), ports) in froms.iter().filter(|((_, six), _)| *six == v6) {
-                    add(
-                        Place {
-                            from: *from,
-                            to,
-                            v6,
-                        },
-                        ports,
-                    );
+                    add(Place { from: *from, to, v6 }, ports);
                 }
             }
         }
         if same && !self.own.is_empty() {
             for v6 in [false, true] {
-                let place = Place {
-                    from: None,
-                    to: None,
-                    v6,
-                };
+                let place = Place { from: None, to: None, v6 };
                 add(place, &self.own);
             }
         }
@@ -433,9 +378,9 @@ fn target_places(policy: &Inner, dst: &Resolved, at: usize) -> BTreeSet<(Option<
             out.insert((Some(exit), exit.is_v6()));
         } else if let Shape::Ranges(ranges) = &dst.shape {
             // A part of the internet: that part only.
-            let parts = ranges.iter().filter(|(r, _)| {
-                r.is_v6() == exit.is_v6() && internet().iter().any(|i| r.within(*i))
-            });
+            let parts = ranges
+                .iter()
+                .filter(|(r, _)| r.is_v6() == exit.is_v6() && internet().iter().any(|i| r.within(*i)));
             out.extend(parts.map(|(r, _)| (Some(*r), r.is_v6())));
         }
     }
@@ -457,18 +402,11 @@ fn source_places(policy: &Inner, srcs: &[usize], at: usize) -> BTreeSet<(Option<
 fn own_places(name: &Resolved, at: usize) -> BTreeSet<(Option<Range>, bool)> {
     let [v4, v6] = &name.families;
     let v4 = v4.get(at).then_some((None, false));
-    v4.into_iter()
-        .chain(v6.get(at).then_some((None, true)))
-        .collect()
+    v4.into_iter().chain(v6.get(at).then_some((None, true))).collect()
 }
 
 /// What of the subnet `routes` a name covers.
-fn behind(
-    policy: &Inner,
-    name: &Resolved,
-    routes: &[usize],
-    out: &mut BTreeSet<(Option<Range>, bool)>,
-) {
+fn behind(policy: &Inner, name: &Resolved, routes: &[usize], out: &mut BTreeSet<(Option<Range>, bool)>) {
     for route in routes.iter().filter(|r| name.routes.get(**r)) {
         let Some(route) = policy.ground.route_range(*route) else {
             continue;
@@ -530,13 +468,7 @@ fn words(access: &Access) -> String {
         let here = ports_in_words(ports);
         let twin = |place: Place| access.get(&place).is_some_and(|p| p == ports);
         let family = match (place.from, place.to) {
-            (None, None)
-                if place.v6
-                    && twin(Place {
-                        v6: false,
-                        ..*place
-                    }) =>
-            {
+            (None, None) if place.v6 && twin(Place { v6: false, ..*place }) => {
                 continue;
             }
             (None, None) if twin(Place { v6: true, ..*place }) => "",
@@ -545,20 +477,11 @@ fn words(access: &Access) -> String {
             _ => "",
         };
         // What the node itself gets as well needs no second mention for its subnet.
-        if place.from.is_some()
-            && twin(Place {
-                from: None,
-                ..*place
-            })
-        {
+        if place.from.is_some() && twin(Place { from: None, ..*place }) {
             continue;
         }
-        let to = place
-            .to
-            .map_or_else(String::new, |r| format!(" at {}", r.text()));
-        let from = place
-            .from
-            .map_or_else(String::new, |r| format!(" from {}", r.text()));
+        let to = place.to.map_or_else(String::new, |r| format!(" at {}", r.text()));
+        let from = place.from.map_or_else(String::new, |r| format!(" from {}", r.text()));
         out.push(format!("{here}{family}{to}{from}"));
     }
     out.join("; ")

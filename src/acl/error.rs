@@ -50,10 +50,7 @@ pub(super) struct Faults {
 
 impl Faults {
     pub(super) fn new(lines: Lines) -> Self {
-        Self {
-            lines,
-            list: Vec::new(),
-        }
+        Self { lines, list: Vec::new() }
     }
 
     /// Notes a fault at `span`.
@@ -68,13 +65,7 @@ impl Faults {
             return;
         }
         let (line, column) = self.lines.place(span.start);
-        self.list.push(PolicyError {
-            code,
-            line,
-            column,
-            message: message.into(),
-            hint: hint.into(),
-        });
+        self.list.push(PolicyError { code, line, column, message: message.into(), hint: hint.into() });
     }
 
     /// The known name nearest to `wanted`, unless so many faults are noted that nobody would read it.
@@ -104,17 +95,11 @@ impl Faults {
 
 /// `did you mean x?`, or `otherwise` when nothing is near.
 pub(super) fn did_you_mean(near: Option<&str>, otherwise: &str) -> String {
-    near.map_or_else(
-        || otherwise.to_owned(),
-        |near| format!("did you mean {near}?"),
-    )
+    near.map_or_else(|| otherwise.to_owned(), |near| format!("did you mean {near}?"))
 }
 
 /// The known name that is few edits away from `wanted`.
-pub(super) fn nearest<'a>(
-    wanted: &str,
-    known: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(super) fn nearest<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if wanted.len() > MAX_NAME {
         return None;
     }
@@ -141,9 +126,8 @@ fn distance(a: &[char], b: &[char]) -> usize {
         let mut row = vec![i + 1];
         for (j, cb) in b.iter().enumerate() {
             let at = |r: &[usize], k: usize| r.get(k).copied().unwrap_or(usize::MAX / 2);
-            let mut best = (at(&last, j + 1) + 1)
-                .min(at(&row, j) + 1)
-                .min(at(&last, j) + usize::from(ca != cb));
+            let mut best =
+                (at(&last, j + 1) + 1).min(at(&row, j) + 1).min(at(&last, j) + usize::from(ca != cb));
             let swapped = i > 0 && j > 0 && a.get(i - 1) == Some(cb) && b.get(j - 1) == Some(ca);
             if swapped {
                 best = best.min(at(&before, j - 1) + 1);

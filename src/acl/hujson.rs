@@ -134,22 +134,16 @@ pub(super) fn read(text: &str) -> Result<Value, Vec<PolicyError>> {
 }
 
 const EMPTY: &str = "parsing value: unexpected EOF: the text holds no value";
-const EMPTY_HINT: &str =
-    "write {} for the default policy (everybody reaches everybody), or rules inside { }";
+const EMPTY_HINT: &str = "write {} for the default policy (everybody reaches everybody), or rules inside { }";
 
 fn span(start: usize, end: usize) -> Span {
     let clip = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    Span {
-        start: clip(start),
-        end: clip(end),
-    }
+    Span { start: clip(start), end: clip(end) }
 }
 
 fn lower_first(text: &str) -> String {
     let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| {
-        first.to_lowercase().chain(chars).collect()
-    })
+    chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
 }
 
 type ScanFault = (usize, String, &'static str);
@@ -208,11 +202,7 @@ fn scan(text: &str) -> Result<(), ScanFault> {
             _ => any = true,
         }
     }
-    if any {
-        Ok(())
-    } else {
-        Err((text.len(), EMPTY.to_owned(), EMPTY_HINT))
-    }
+    if any { Ok(()) } else { Err((text.len(), EMPTY.to_owned(), EMPTY_HINT)) }
 }
 
 type Bytes<'a> = std::iter::Peekable<std::iter::Enumerate<std::str::Bytes<'a>>>;
@@ -277,13 +267,9 @@ fn convert(value: ast::Value<'_>, faults: &mut Faults) -> Value {
             }
             Kind::Number
         }
-        ast::Value::Array(array) => Kind::Array(
-            array
-                .elements
-                .into_iter()
-                .map(|v| convert(v, faults))
-                .collect(),
-        ),
+        ast::Value::Array(array) => {
+            Kind::Array(array.elements.into_iter().map(|v| convert(v, faults)).collect())
+        }
         ast::Value::Object(object) => {
             let mut seen: HashSet<String> = HashSet::new();
             let mut members = Vec::with_capacity(object.properties.len());
@@ -299,11 +285,7 @@ fn convert(value: ast::Value<'_>, faults: &mut Faults) -> Value {
                         "join the two, or remove one",
                     );
                 }
-                members.push(Member {
-                    name,
-                    name_span,
-                    value: convert(property.value, faults),
-                });
+                members.push(Member { name, name_span, value: convert(property.value, faults) });
             }
             Kind::Object(members)
         }
@@ -333,10 +315,7 @@ mod tests {
     fn the_four_gaps_are_closed() {
         assert_eq!(fault("").0, 1);
         assert_eq!(fault("// only\n/* words */").0, 2);
-        assert_eq!(
-            fault("{\n \"a\tb\": 1}"),
-            (2, 4, "control character U+0009 inside a string".to_owned())
-        );
+        assert_eq!(fault("{\n \"a\tb\": 1}"), (2, 4, "control character U+0009 inside a string".to_owned()));
         assert_eq!(fault("{\"a\":1,\n\"a\":2}").1, 1);
         assert_eq!(fault("{\"a\":1,\n\"\\u0061\":2}").0, 2);
         assert!(fault("{\"a\":99999999999999999999}").2.contains("64 bits"));

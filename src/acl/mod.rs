@@ -95,10 +95,7 @@ impl Policy {
         let file = syntax::read(&root, &mut faults);
         check::check(&file, &mut faults);
         if faults.is_empty() {
-            Ok(Self {
-                file: Arc::new(file),
-                lines: Arc::new(lines),
-            })
+            Ok(Self { file: Arc::new(file), lines: Arc::new(lines) })
         } else {
             Err(faults.finish())
         }
@@ -107,10 +104,7 @@ impl Policy {
     /// The policy of a server without a file: all members reach all (SEMANTICS.md 2.1).
     #[must_use]
     pub fn hosted_default() -> Self {
-        Self {
-            file: Arc::default(),
-            lines: Arc::new(error::Lines::new("")),
-        }
+        Self { file: Arc::default(), lines: Arc::new(error::Lines::new("")) }
     }
 
     /// Faults that only show against the users there are (a name nobody has), as warnings.
@@ -122,9 +116,7 @@ impl Policy {
     /// Resolves and compiles for `world`. Names that match nobody resolve to nothing.
     #[must_use]
     pub fn compile(&self, world: &World) -> Compiled {
-        Compiled {
-            inner: Arc::new(compile::compile(&self.file, world)),
-        }
+        Compiled { inner: Arc::new(compile::compile(&self.file, world)) }
     }
 
     /// Whether `tag` is declared.

@@ -18,11 +18,7 @@ pub(super) fn grant(ports: &mut Ports, protocol: Option<u8>, ranges: &[PortRange
     let protocols: &[u8] = one.as_ref().map_or(&DEFAULT_PROTOCOLS, |p| p);
     for protocol in protocols {
         let list = ports.entry(*protocol).or_default();
-        list.extend(
-            ranges
-                .iter()
-                .map(|r| (u32::from(r.first), u32::from(r.last))),
-        );
+        list.extend(ranges.iter().map(|r| (u32::from(r.first), u32::from(r.last))));
     }
 }
 
@@ -42,15 +38,10 @@ pub(super) fn joined(list: &mut Vec<(u32, u32)>) {
 /// `all ports`, `tcp 22, 443`, `udp all ports`, `icmp`.
 pub(super) fn ports_in_words(ports: &Ports) -> String {
     let mut rest = ports.clone();
-    let first = DEFAULT_PROTOCOLS
-        .first()
-        .and_then(|p| ports.get(p))
-        .cloned();
+    let first = DEFAULT_PROTOCOLS.first().and_then(|p| ports.get(p)).cloned();
     let mut out = Vec::new();
     if let Some(ranges) = first
-        && DEFAULT_PROTOCOLS
-            .iter()
-            .all(|p| ports.get(p) == Some(&ranges))
+        && DEFAULT_PROTOCOLS.iter().all(|p| ports.get(p) == Some(&ranges))
     {
         rest.retain(|p, _| !DEFAULT_PROTOCOLS.contains(p));
         out.push(match port_words(&ranges) {

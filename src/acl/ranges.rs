@@ -31,20 +31,12 @@ fn address(v6: bool, number: u128) -> IpAddr {
 impl Range {
     /// A single address.
     pub(super) fn single(ip: IpAddr) -> Self {
-        Self {
-            v6: ip.is_ipv6(),
-            low: number(ip),
-            high: number(ip),
-        }
+        Self { v6: ip.is_ipv6(), low: number(ip), high: number(ip) }
     }
 
     /// From one address to another of the same family.
     pub(super) fn new(low: IpAddr, high: IpAddr) -> Self {
-        Self {
-            v6: low.is_ipv6(),
-            low: number(low),
-            high: number(high),
-        }
+        Self { v6: low.is_ipv6(), low: number(low), high: number(high) }
     }
 
     pub(super) const fn is_v6(self) -> bool {
@@ -74,11 +66,7 @@ impl Range {
 
     /// `a-b`, also where a prefix would do.
     pub(super) fn span_text(self) -> String {
-        format!(
-            "{}-{}",
-            address(self.v6, self.low),
-            address(self.v6, self.high)
-        )
+        format!("{}-{}", address(self.v6, self.low), address(self.v6, self.high))
     }
 
     /// A single address bare, a prefix as CIDR, else `a-b` (SEMANTICS.md 6.2).
@@ -123,14 +111,8 @@ pub(super) fn join(mut ranges: Vec<Range>) -> Vec<Range> {
 pub(super) fn star() -> [Range; 3] {
     let v4 = |a, b| Range::new(IpAddr::V4(a), IpAddr::V4(b));
     [
-        v4(
-            Ipv4Addr::new(100, 64, 0, 0),
-            Ipv4Addr::new(100, 115, 91, 255),
-        ),
-        v4(
-            Ipv4Addr::new(100, 115, 94, 0),
-            Ipv4Addr::new(100, 127, 255, 255),
-        ),
+        v4(Ipv4Addr::new(100, 64, 0, 0), Ipv4Addr::new(100, 115, 91, 255)),
+        v4(Ipv4Addr::new(100, 115, 94, 0), Ipv4Addr::new(100, 127, 255, 255)),
         v6_net([0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, 0], 48),
     ]
 }
@@ -250,12 +232,7 @@ mod tests {
 
     #[test]
     fn neighbours_join_and_families_do_not() {
-        let joined = join(vec![
-            net("10.0.1.0/24"),
-            net("10.0.0.0/24"),
-            net("::/0"),
-            net("0.0.0.0/0"),
-        ]);
+        let joined = join(vec![net("10.0.1.0/24"), net("10.0.0.0/24"), net("::/0"), net("0.0.0.0/0")]);
         assert_eq!(joined, vec![net("0.0.0.0/0"), net("::/0")]);
         let joined = join(vec![net("10.0.1.0/24"), net("10.0.0.0/24")]);
         assert_eq!(joined[0].text(), "10.0.0.0/23");

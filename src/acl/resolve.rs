@@ -57,11 +57,7 @@ impl Ground {
     pub(super) fn new(world: &World) -> Self {
         let mut ground = Self::default();
         for user in world.users.values() {
-            ground
-                .users
-                .entry(user.name.clone())
-                .or_default()
-                .push(user.id);
+            ground.users.entry(user.name.clone()).or_default().push(user.id);
         }
         let mut route_index: HashMap<IpNet, usize> = HashMap::new();
         for node in world.nodes.values() {
@@ -115,16 +111,9 @@ impl Ground {
             });
         }
         ground.addresses.sort_unstable();
-        let covers: Vec<Bits> = ground
-            .route_ranges
-            .iter()
-            .map(|r| ground.covered(*r))
-            .collect();
+        let covers: Vec<Bits> = ground.route_ranges.iter().map(|r| ground.covered(*r)).collect();
         for node in &mut ground.nodes {
-            node.routes_nodes = node
-                .routes
-                .iter()
-                .any(|r| covers.get(*r).is_some_and(|c| !c.is_empty()));
+            node.routes_nodes = node.routes.iter().any(|r| covers.get(*r).is_some_and(|c| !c.is_empty()));
         }
         ground.route_covers = covers;
         ground
@@ -132,9 +121,8 @@ impl Ground {
 
     /// Nodes one of whose addresses lies in `range`.
     fn covered(&self, range: Range) -> Bits {
-        let from = self
-            .addresses
-            .partition_point(|(ip, _)| Range::single(*ip) < range && !range.contains(*ip));
+        let from =
+            self.addresses.partition_point(|(ip, _)| Range::single(*ip) < range && !range.contains(*ip));
         self.addresses
             .get(from..)
             .unwrap_or_default()
@@ -250,11 +238,7 @@ impl Resolver<'_> {
             Alias::Prefix(net) => self.literal(alias, vec![(*net).into()], Range::text),
             Alias::Host(name) => {
                 let net = self.file.hosts.get(name);
-                self.literal(
-                    alias,
-                    net.map(|n| (*n).into()).into_iter().collect(),
-                    Range::text,
-                )
+                self.literal(alias, net.map(|n| (*n).into()).into_iter().collect(), Range::text)
             }
             Alias::User(name) => self.nodes(alias, self.user_nodes(name)),
             Alias::Group(name) => {
@@ -305,9 +289,7 @@ impl Resolver<'_> {
             let covers = self.ground.route_covers.get(number);
             covers.is_some_and(|c| c.meets(&members))
         };
-        let routes = (0..self.ground.routes.len())
-            .filter(|r| overlap(*r))
-            .collect();
+        let routes = (0..self.ground.routes.len()).filter(|r| overlap(*r)).collect();
         let families = [members.clone(), members];
         self.with_routes(alias, Shape::Nodes, families, routes)
     }
@@ -329,13 +311,7 @@ impl Resolver<'_> {
         self.with_routes(alias, shape, families, routes)
     }
 
-    fn with_routes(
-        &self,
-        alias: &Alias,
-        shape: Shape,
-        families: [Bits; 2],
-        routes: Bits,
-    ) -> Resolved {
+    fn with_routes(&self, alias: &Alias, shape: Shape, families: [Bits; 2], routes: Bits) -> Resolved {
         let [mut members, v6] = families.clone();
         members.add(&v6);
         let mut side = members.clone();

@@ -113,10 +113,7 @@ fn other_section(member: &Member, file: &mut File, faults: &mut Faults) {
             "unknown-field",
             member.name_span,
             format!("unknown field: {}", quote(&member.name)),
-            did_you_mean(
-                near,
-                "the sections of a policy are acls, groups, hosts and tagOwners",
-            ),
+            did_you_mean(near, "the sections of a policy are acls, groups, hosts and tagOwners"),
         );
         return;
     };
@@ -147,11 +144,7 @@ fn same_field_twice(members: &[Member], faults: &mut Faults) {
             faults.add(
                 "duplicate-key",
                 member.name_span,
-                format!(
-                    "{} is the same field as {}",
-                    quote(&member.name),
-                    quote(first)
-                ),
+                format!("{} is the same field as {}", quote(&member.name), quote(first)),
                 "join the two, or remove one",
             );
         }
@@ -214,10 +207,7 @@ fn groups(value: &Value, faults: &mut Faults) -> BTreeMap<String, Vec<Spanned<St
                 "group-name",
                 member.name_span,
                 format!("group name {} must start with group:", quote(&member.name)),
-                format!(
-                    "write \"group:{}\"",
-                    member.name.trim_start_matches("group:")
-                ),
+                format!("write \"group:{}\"", member.name.trim_start_matches("group:")),
             );
             continue;
         }
@@ -243,10 +233,7 @@ fn groups(value: &Value, faults: &mut Faults) -> BTreeMap<String, Vec<Spanned<St
                 );
             } else {
                 match parse_user(text) {
-                    Ok(value) => users.push(Spanned {
-                        value,
-                        span: item.span,
-                    }),
+                    Ok(value) => users.push(Spanned { value, span: item.span }),
                     Err(fault) => alias_fault(&fault, text, &what, item.span, faults),
                 }
             }
@@ -278,11 +265,7 @@ fn hosts(value: &Value, faults: &mut Faults) -> BTreeMap<String, IpNet> {
             faults.add(
                 "host-address",
                 member.value.span,
-                format!(
-                    "hostname {} address {} contains invalid IP",
-                    quote(name),
-                    quote(text)
-                ),
+                format!("hostname {} address {} contains invalid IP", quote(name), quote(text)),
                 "write an address such as 10.1.2.3 or a network such as 10.0.0.0/8",
             );
         }
@@ -327,10 +310,7 @@ fn tag_owners(value: &Value, faults: &mut Faults) -> BTreeMap<Tag, Vec<Spanned<T
                     continue;
                 }
             };
-            owners.push(Spanned {
-                value: owner,
-                span: item.span,
-            });
+            owners.push(Spanned { value: owner, span: item.span });
         }
         out.insert(tag, owners);
     }
@@ -385,9 +365,7 @@ fn acl(value: &Value, faults: &mut Faults) -> Option<Acl> {
         _ => None,
     };
     let src = fields.src.map_or_else(Vec::new, |v| sources(v, faults));
-    let dst = fields
-        .dst
-        .map_or_else(Vec::new, |v| destinations(v, protocol, faults));
+    let dst = fields.dst.map_or_else(Vec::new, |v| destinations(v, protocol, faults));
     Some(Acl { protocol, src, dst })
 }
 
@@ -448,16 +426,10 @@ fn sources(value: &Value, faults: &mut Faults) -> Vec<Spanned<Alias>> {
             continue;
         };
         match Alias::parse(text) {
-            Ok(value) => out.push(Spanned {
-                value,
-                span: item.span,
-            }),
-            Err(AliasFault::Tag) => faults.add(
-                "unknown-tag",
-                item.span,
-                format!("src=tag not found: {}", quote(text)),
-                TAG_HINT,
-            ),
+            Ok(value) => out.push(Spanned { value, span: item.span }),
+            Err(AliasFault::Tag) => {
+                faults.add("unknown-tag", item.span, format!("src=tag not found: {}", quote(text)), TAG_HINT)
+            }
             Err(fault) => alias_fault(&fault, text, "src", item.span, faults),
         }
     }
@@ -467,11 +439,7 @@ fn sources(value: &Value, faults: &mut Faults) -> Vec<Spanned<Alias>> {
 const TAG_HINT: &str =
     "a tag starts with a letter and goes on with letters, digits, '-' or '.', such as tag:server";
 
-fn destinations(
-    value: &Value,
-    protocol: Option<u8>,
-    faults: &mut Faults,
-) -> Vec<Spanned<Destination>> {
+fn destinations(value: &Value, protocol: Option<u8>, faults: &mut Faults) -> Vec<Spanned<Destination>> {
     let mut out = Vec::new();
     for item in array(value, "dst", faults).unwrap_or_default() {
         let Some(text) = string(item, "a destination", faults) else {
@@ -512,10 +480,7 @@ fn destinations(
                 format!("write {name}:*"),
             );
         }
-        out.push(Spanned {
-            value: Destination { alias, ports },
-            span: item.span,
-        });
+        out.push(Spanned { value: Destination { alias, ports }, span: item.span });
     }
     out
 }
@@ -526,29 +491,19 @@ fn alias_fault(fault: &AliasFault, text: &str, place: &str, span: Span, faults: 
         AliasFault::NotSupported(what) => faults.add(
             "not-supported",
             span,
-            format!(
-                "{place}={}: {} is not supported yet",
-                quote(text),
-                quote(what)
-            ),
+            format!("{place}={}: {} is not supported yet", quote(text), quote(what)),
             "use users, groups, tags, hosts, addresses or autogroup:member",
         ),
-        AliasFault::Tag => faults.add(
-            "unknown-tag",
-            span,
-            format!("{place}: tag not found: {}", quote(text)),
-            TAG_HINT,
-        ),
+        AliasFault::Tag => {
+            faults.add("unknown-tag", span, format!("{place}: tag not found: {}", quote(text)), TAG_HINT)
+        }
         AliasFault::Autogroup => {
             let near = faults.suggest(text, alias::AUTOGROUPS);
             faults.add(
                 "unknown-autogroup",
                 span,
                 format!("{place}={}: no such autogroup", quote(text)),
-                did_you_mean(
-                    near,
-                    "there are member, tagged, self, internet and danger-all",
-                ),
+                did_you_mean(near, "there are member, tagged, self, internet and danger-all"),
             );
         }
         AliasFault::Invalid => faults.add(

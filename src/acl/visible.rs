@@ -30,12 +30,7 @@ pub(super) struct Reach {
 }
 
 impl Reach {
-    pub(super) fn new(
-        ground: &Ground,
-        srcs: &[Resolved],
-        dsts: &[Resolved],
-        units: &[Unit],
-    ) -> Self {
+    pub(super) fn new(ground: &Ground, srcs: &[Resolved], dsts: &[Resolved], units: &[Unit]) -> Self {
         let mut reach = Self {
             to: vec![Bits::default(); srcs.len()],
             to_routes: vec![Bits::default(); srcs.len()],
@@ -91,11 +86,7 @@ fn names_of(nodes: usize, names: &[Resolved]) -> Vec<Vec<usize>> {
 
 /// Whether any of `names` has `at` in its set of `sets`.
 fn any(names: Option<&Vec<usize>>, sets: &[Bits], at: usize) -> bool {
-    names
-        .into_iter()
-        .flatten()
-        .filter_map(|n| sets.get(*n))
-        .any(|bits| bits.get(at))
+    names.into_iter().flatten().filter_map(|n| sets.get(*n)).any(|bits| bits.get(at))
 }
 
 impl Inner {
@@ -158,8 +149,7 @@ impl Inner {
         if v == p || !self.related(v, p) {
             return Vec::new();
         }
-        let (Some(view), Some(server)) = (self.ground.nodes.get(v), self.ground.nodes.get(p))
-        else {
+        let (Some(view), Some(server)) = (self.ground.nodes.get(v), self.ground.nodes.get(p)) else {
             return Vec::new();
         };
         let srcs = self.reach.srcs_of.get(v);
@@ -174,10 +164,8 @@ impl Inner {
             })
             .filter_map(|r| self.ground.routes.get(*r).copied())
             .collect();
-        let internet = srcs
-            .into_iter()
-            .flatten()
-            .any(|s| self.reach.to_internet.get(*s).copied().unwrap_or(false));
+        let internet =
+            srcs.into_iter().flatten().any(|s| self.reach.to_internet.get(*s).copied().unwrap_or(false));
         if internet {
             out.extend(&server.exits);
         }

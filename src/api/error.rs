@@ -17,10 +17,7 @@ impl ApiError {
     /// Translates; `control` gives nodes their names.
     #[must_use]
     pub fn new(error: AdminError, control: &Control) -> Self {
-        let mut body = ErrorBody {
-            error: error.to_string(),
-            ..ErrorBody::default()
-        };
+        let mut body = ErrorBody { error: error.to_string(), ..ErrorBody::default() };
         let (status, code) = match error {
             AdminError::NotFound(_) => (StatusCode::NOT_FOUND, "not-found"),
             AdminError::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid"),
@@ -44,11 +41,7 @@ impl ApiError {
     pub fn invalid(text: impl Into<String>) -> Self {
         Self {
             status: StatusCode::BAD_REQUEST,
-            body: ErrorBody {
-                error: text.into(),
-                code: "invalid".to_owned(),
-                ..ErrorBody::default()
-            },
+            body: ErrorBody { error: text.into(), code: "invalid".to_owned(), ..ErrorBody::default() },
         }
     }
 }

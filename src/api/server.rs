@@ -19,8 +19,8 @@ use tokio::task::JoinSet;
 
 use super::error::ApiError;
 use super::types::{
-    Approve, AuthKey, CreateAuthKey, CreatedAuthKey, Link, Login, Name, Node, Outcome, Policy,
-    Routes, SetPolicy, Status, Tags, User,
+    Approve, AuthKey, CreateAuthKey, CreatedAuthKey, Link, Login, Name, Node, Outcome, Policy, Routes,
+    SetPolicy, Status, Tags, User,
 };
 use crate::control::service::{Actor, AdminError, Control, NewAuthKeyRequest};
 use crate::model::Tag;
@@ -58,10 +58,7 @@ pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
         }
     }
     let listener = UnixListener::bind(path).with_context(|| {
-        format!(
-            "cannot open the admin socket {} (a path over 107 bytes is too long)",
-            path.display()
-        )
+        format!("cannot open the admin socket {} (a path over 107 bytes is too long)", path.display())
     })?;
     // Nobody else can reach into the 0700 directory between these two lines.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
@@ -94,9 +91,7 @@ pub async fn serve(listener: UnixListener, api: Api, mut stop: watch::Receiver<b
 /// Our own user and root, whatever the file modes say.
 fn may_speak(stream: &UnixStream) -> bool {
     let me = nix::unistd::geteuid().as_raw();
-    stream
-        .peer_cred()
-        .is_ok_and(|peer| peer.uid() == me || peer.uid() == 0)
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == me || peer.uid() == 0)
 }
 
 /// Waits for the word to stop; a sender that is gone says so too.
@@ -127,23 +122,14 @@ fn routes(api: Api) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/console/link", post(console_link))
         .route("/v1/users", get(users).post(create_user))
-        .route(
-            "/v1/users/{user}",
-            axum::routing::patch(rename_user).delete(delete_user),
-        )
+        .route("/v1/users/{user}", axum::routing::patch(rename_user).delete(delete_user))
         .route("/v1/authkeys", get(auth_keys).post(create_auth_key))
         .route("/v1/authkeys/{key}", axum::routing::delete(revoke_auth_key))
         .route("/v1/nodes", get(nodes))
-        .route(
-            "/v1/nodes/{node}",
-            get(node).patch(rename_node).delete(delete_node),
-        )
+        .route("/v1/nodes/{node}", get(node).patch(rename_node).delete(delete_node))
         .route("/v1/nodes/{node}/tags", axum::routing::put(tag_node))
         .route("/v1/nodes/{node}/expire", post(expire_node))
-        .route(
-            "/v1/nodes/{node}/routes",
-            axum::routing::put(approve_routes),
-        )
+        .route("/v1/nodes/{node}/routes", axum::routing::put(approve_routes))
         .route("/v1/logins", get(logins))
         .route("/v1/logins/{login}/approve", post(approve_login))
         .route("/v1/logins/{login}/reject", post(reject_login))
@@ -200,11 +186,7 @@ async fn create_user(State(api): State<Api>, Json(body): Json<Name>) -> Answer<U
     api.answer(api.control.create_user(&by(), &body.name).await)
 }
 
-async fn rename_user(
-    State(api): State<Api>,
-    Arg(user): Arg<String>,
-    Json(body): Json<Name>,
-) -> Answer<User> {
+async fn rename_user(State(api): State<Api>, Arg(user): Arg<String>, Json(body): Json<Name>) -> Answer<User> {
     api.answer(api.control.rename_user(&by(), &user, &body.name).await)
 }
 
@@ -216,10 +198,7 @@ async fn auth_keys(State(api): State<Api>) -> Json<Vec<AuthKey>> {
     all(api.control.auth_keys())
 }
 
-async fn create_auth_key(
-    State(api): State<Api>,
-    Json(body): Json<CreateAuthKey>,
-) -> Answer<CreatedAuthKey> {
+async fn create_auth_key(State(api): State<Api>, Json(body): Json<CreateAuthKey>) -> Answer<CreatedAuthKey> {
     let request = NewAuthKeyRequest {
         tags: tags(&body.tags)?,
         user: body.user,
@@ -242,11 +221,7 @@ async fn node(State(api): State<Api>, Arg(node): Arg<String>) -> Answer<Node> {
     api.answer(api.control.node(&node))
 }
 
-async fn rename_node(
-    State(api): State<Api>,
-    Arg(node): Arg<String>,
-    Json(body): Json<Name>,
-) -> Answer<Node> {
+async fn rename_node(State(api): State<Api>, Arg(node): Arg<String>, Json(body): Json<Name>) -> Answer<Node> {
     api.answer(api.control.rename_node(&by(), &node, &body.name).await)
 }
 
@@ -254,11 +229,7 @@ async fn delete_node(State(api): State<Api>, Arg(node): Arg<String>) -> Answer<N
     api.answer(api.control.delete_node(&by(), &node).await)
 }
 
-async fn tag_node(
-    State(api): State<Api>,
-    Arg(node): Arg<String>,
-    Json(body): Json<Tags>,
-) -> Answer<Node> {
+async fn tag_node(State(api): State<Api>, Arg(node): Arg<String>, Json(body): Json<Tags>) -> Answer<Node> {
     api.answer(api.control.tag_node(&by(), &node, &tags(&body.tags)?).await)
 }
 
@@ -272,21 +243,14 @@ async fn approve_routes(
     Json(body): Json<Routes>,
 ) -> Answer<Node> {
     let parse = |text: &String| {
-        text.parse::<ipnet::IpNet>().map_err(|_| {
-            ApiError::invalid(format!(
-                "{text:?} is no prefix; write it like 192.168.1.0/24"
-            ))
-        })
+        text.parse::<ipnet::IpNet>()
+            .map_err(|_| ApiError::invalid(format!("{text:?} is no prefix; write it like 192.168.1.0/24")))
     };
     let routes = match &body.routes {
         Some(texts) => Some(texts.iter().map(parse).collect::<Result<Vec<_>, _>>()?),
         None => None,
     };
-    api.answer(
-        api.control
-            .approve_routes(&by(), &node, routes.as_deref())
-            .await,
-    )
+    api.answer(api.control.approve_routes(&by(), &node, routes.as_deref()).await)
 }
 
 async fn logins(State(api): State<Api>) -> Json<Vec<Login>> {
@@ -298,11 +262,7 @@ async fn approve_login(
     Arg(login): Arg<String>,
     Json(body): Json<Approve>,
 ) -> Answer<Node> {
-    api.answer(
-        api.control
-            .approve_login(&by(), &login, body.user.as_deref())
-            .await,
-    )
+    api.answer(api.control.approve_login(&by(), &login, body.user.as_deref()).await)
 }
 
 async fn reject_login(State(api): State<Api>, Arg(login): Arg<String>) -> Answer<Login> {
@@ -324,10 +284,7 @@ async fn check_policy(State(api): State<Api>, Json(body): Json<SetPolicy>) -> An
 }
 
 async fn set_policy(State(api): State<Api>, Json(body): Json<SetPolicy>) -> Answer<Outcome> {
-    let outcome = api
-        .control
-        .set_policy(&by(), &body.text, body.confirmed, body.expect)
-        .await;
+    let outcome = api.control.set_policy(&by(), &body.text, body.confirmed, body.expect).await;
     api.answer(outcome.map(|o| Outcome::named(o, &api.control.nodes())))
 }
 

@@ -6,9 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::acl::{AccessChange, PolicyError};
-use crate::control::service::{
-    AuthKeyView, LoginView, NewAuthKey, NodeView, PolicyOutcome, UserView,
-};
+use crate::control::service::{AuthKeyView, LoginView, NewAuthKey, NodeView, PolicyOutcome, UserView};
 use crate::model::PolicyVersion;
 
 /// A user.
@@ -26,12 +24,7 @@ pub struct User {
 
 impl From<UserView> for User {
     fn from(v: UserView) -> Self {
-        Self {
-            id: v.id.0,
-            name: v.name,
-            created: v.created,
-            nodes: v.nodes,
-        }
+        Self { id: v.id.0, name: v.name, created: v.created, nodes: v.nodes }
     }
 }
 
@@ -112,11 +105,7 @@ pub struct CreatedAuthKey {
 
 impl From<NewAuthKey> for CreatedAuthKey {
     fn from(v: NewAuthKey) -> Self {
-        Self {
-            id: v.view.id.0,
-            key: v.secret,
-            expires: v.view.expires,
-        }
+        Self { id: v.view.id.0, key: v.secret, expires: v.view.expires }
     }
 }
 
@@ -188,11 +177,7 @@ impl From<NodeView> for Node {
             os: v.os,
             ephemeral: v.ephemeral,
             created: v.created,
-            advertised_routes: v
-                .advertised_routes
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
+            advertised_routes: v.advertised_routes.iter().map(ToString::to_string).collect(),
             approved_routes: v.approved_routes.iter().map(ToString::to_string).collect(),
             home_derp: v.home_derp,
             endpoints: v.endpoints,
@@ -271,12 +256,7 @@ pub struct Policy {
 
 impl From<PolicyVersion> for Policy {
     fn from(v: PolicyVersion) -> Self {
-        Self {
-            version: v.version,
-            author: v.author,
-            created: v.created,
-            text: v.text,
-        }
+        Self { version: v.version, author: v.author, created: v.created, text: v.text }
     }
 }
 
@@ -310,13 +290,7 @@ pub struct Fault {
 
 impl From<PolicyError> for Fault {
     fn from(v: PolicyError) -> Self {
-        Self {
-            code: v.code.to_owned(),
-            line: v.line,
-            column: v.column,
-            message: v.message,
-            hint: v.hint,
-        }
+        Self { code: v.code.to_owned(), line: v.line, column: v.column, message: v.message, hint: v.hint }
     }
 }
 
@@ -339,11 +313,7 @@ impl Change {
             let known = nodes.iter().find(|n| n.id == id);
             known.map_or_else(|| id.to_string(), |n| n.name.clone())
         };
-        Self {
-            from: name(change.from),
-            to: name(change.to),
-            what: change.what,
-        }
+        Self { from: name(change.from), to: name(change.to), what: change.what }
     }
 }
 

@@ -226,9 +226,5 @@ fn tag(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("a tag is empty; write tags like server,tag:db".to_owned());
     }
-    Ok(if text.starts_with("tag:") {
-        text.to_owned()
-    } else {
-        format!("tag:{text}")
-    })
+    Ok(if text.starts_with("tag:") { text.to_owned() } else { format!("tag:{text}") })
 }

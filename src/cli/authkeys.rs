@@ -8,11 +8,7 @@ use super::exit::Failure;
 use super::printer::{Printer, list, moment, table};
 use crate::api::types::{AuthKey, CreateAuthKey, CreatedAuthKey};
 
-pub(super) async fn run(
-    command: Authkeys,
-    client: &Client,
-    printer: &Printer,
-) -> Result<(), Failure> {
+pub(super) async fn run(command: Authkeys, client: &Client, printer: &Printer) -> Result<(), Failure> {
     match command {
         Authkeys::Create(args) => {
             let body = CreateAuthKey {
@@ -32,24 +28,11 @@ pub(super) async fn run(
         }
         Authkeys::List => {
             let keys: Vec<AuthKey> = client.get("/v1/authkeys").await?;
-            let head = [
-                "ID",
-                "USER",
-                "STATE",
-                "REUSABLE",
-                "EPHEMERAL",
-                "USES",
-                "TAGS",
-                "EXPIRES",
-            ];
-            printer.data(&keys, || {
-                table(&head, &keys.iter().map(row).collect::<Vec<_>>())
-            })
+            let head = ["ID", "USER", "STATE", "REUSABLE", "EPHEMERAL", "USES", "TAGS", "EXPIRES"];
+            printer.data(&keys, || table(&head, &keys.iter().map(row).collect::<Vec<_>>()))
         }
         Authkeys::Revoke { key } => {
-            let key: AuthKey = client
-                .act(Method::DELETE, &path("/v1/authkeys", &key, ""))
-                .await?;
+            let key: AuthKey = client.act(Method::DELETE, &path("/v1/authkeys", &key, "")).await?;
             printer.data(&key, || format!("revoked {}", key.id))
         }
     }

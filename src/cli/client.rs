@@ -32,9 +32,7 @@ impl Client {
     /// For the server on this state directory.
     #[must_use]
     pub(super) fn new(state_dir: &Path) -> Self {
-        Self {
-            socket: state_dir.join(SOCKET_NAME),
-        }
+        Self { socket: state_dir.join(SOCKET_NAME) }
     }
 
     /// Whether a server answers.
@@ -48,11 +46,7 @@ impl Client {
     }
 
     /// Does something without further words.
-    pub(super) async fn act<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-    ) -> Result<T, Failure> {
+    pub(super) async fn act<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, Failure> {
         self.call::<(), T>(method, path, None).await
     }
 
@@ -72,9 +66,7 @@ impl Client {
         path: &str,
         body: Option<&B>,
     ) -> Result<T, Failure> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|e| self.not_there(&e))?;
+        let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.not_there(&e))?;
         let bytes = match body {
             Some(body) => serde_json::to_vec(body).map_err(|e| ours(&e))?,
             None => Vec::new(),
@@ -88,17 +80,12 @@ impl Client {
             .map_err(|e| ours(&e))?;
         let exchange = async {
             let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream))
-                    .await
-                    .map_err(|e| ours(&e))?;
+                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| ours(&e))?;
             let talk = async {
                 let response = sender.send_request(request).await.map_err(|e| ours(&e))?;
                 let status = response.status();
-                let body = Limited::new(response.into_body(), MAX_ANSWER)
-                    .collect()
-                    .await;
-                let body =
-                    body.map_err(|e| Failure::Ours(format!("the server's answer broke off: {e}")))?;
+                let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+                let body = body.map_err(|e| Failure::Ours(format!("the server's answer broke off: {e}")))?;
                 Ok((status, body.to_bytes()))
             };
             tokio::pin!(talk, connection);
@@ -108,14 +95,9 @@ impl Client {
                 _ = &mut connection => talk.await,
             }
         };
-        let (status, bytes) = tokio::time::timeout(TIMEOUT, exchange)
-            .await
-            .map_err(|_| {
-                Failure::Ours(format!(
-                    "the server at {} does not answer",
-                    self.socket.display()
-                ))
-            })??;
+        let (status, bytes) = tokio::time::timeout(TIMEOUT, exchange).await.map_err(|_| {
+            Failure::Ours(format!("the server at {} does not answer", self.socket.display()))
+        })??;
         decode(status, &bytes)
     }
 
@@ -123,9 +105,7 @@ impl Client {
         let socket = self.socket.display();
         Failure::User(match error.kind() {
             io::ErrorKind::PermissionDenied => {
-                format!(
-                    "this user may not open {socket}; run the command as the server's user or as root"
-                )
+                format!("this user may not open {socket}; run the command as the server's user or as root")
             }
             _ => format!(
                 "no tsd server answers at {socket}; start it with `tsd serve`, or name its directory by --state-dir"
@@ -141,23 +121,19 @@ fn ours(error: &dyn std::fmt::Display) -> Failure {
 fn decode<T: DeserializeOwned>(status: StatusCode, bytes: &[u8]) -> Result<T, Failure> {
     if status.is_success() {
         return serde_json::from_slice(bytes).map_err(|e| {
-            Failure::Ours(format!("the server's answer is not understood ({e}); are tsd and the server of one version?"))
+            Failure::Ours(format!(
+                "the server's answer is not understood ({e}); are tsd and the server of one version?"
+            ))
         });
     }
     Err(match serde_json::from_slice::<ErrorBody>(bytes) {
         Ok(body) => Failure::Refused(Box::new(body)),
-        Err(_) => Failure::Ours(format!(
-            "the server answered {status}: {}",
-            String::from_utf8_lossy(bytes)
-        )),
+        Err(_) => Failure::Ours(format!("the server answered {status}: {}", String::from_utf8_lossy(bytes))),
     })
 }
 
 /// A path with `arg` as one segment.
 #[must_use]
 pub(super) fn path(before: &str, arg: &str, after: &str) -> String {
-    format!(
-        "{before}/{}{after}",
-        utf8_percent_encode(arg, NON_ALPHANUMERIC)
-    )
+    format!("{before}/{}{after}", utf8_percent_encode(arg, NON_ALPHANUMERIC))
 }

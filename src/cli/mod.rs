@@ -58,9 +58,7 @@ pub async fn run(cli: Cli) -> ExitCode {
 async fn dispatch(cli: Cli, printer: &Printer) -> Result<(), Failure> {
     let utf8 = |path: PathBuf| {
         let text = path.into_os_string().into_string();
-        text.map_err(|_| {
-            Failure::User("--state-dir is no UTF-8; choose another directory".to_owned())
-        })
+        text.map_err(|_| Failure::User("--state-dir is no UTF-8; choose another directory".to_owned()))
     };
     let state_dir = cli.state_dir.map(utf8).transpose()?;
     let command = match cli.command {
@@ -68,8 +66,8 @@ async fn dispatch(cli: Cli, printer: &Printer) -> Result<(), Failure> {
         Command::Version => return server::version(printer),
         other => other,
     };
-    let sources = Sources::read(ServeFlags::default(), state_dir)
-        .map_err(|e| Failure::User(e.to_string()))?;
+    let sources =
+        Sources::read(ServeFlags::default(), state_dir).map_err(|e| Failure::User(e.to_string()))?;
     let client = Client::new(&sources.state_dir_only());
     match command {
         Command::Users(command) => users::run(command, &client, printer).await,

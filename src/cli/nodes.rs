@@ -13,19 +13,8 @@ pub(super) async fn run(command: Nodes, client: &Client, printer: &Printer) -> R
     let node: Node = match command {
         Nodes::List => {
             let nodes: Vec<Node> = client.get(base).await?;
-            let head = [
-                "ID",
-                "NAME",
-                "OWNER",
-                "IPV4",
-                "IPV6",
-                "STATE",
-                "LAST SEEN",
-                "VERSION",
-            ];
-            return printer.data(&nodes, || {
-                table(&head, &nodes.iter().map(row).collect::<Vec<_>>())
-            });
+            let head = ["ID", "NAME", "OWNER", "IPV4", "IPV6", "STATE", "LAST SEEN", "VERSION"];
+            return printer.data(&nodes, || table(&head, &nodes.iter().map(row).collect::<Vec<_>>()));
         }
         Nodes::Show { node } => {
             let node: Node = client.get(&path(base, &node, "")).await?;
@@ -36,33 +25,15 @@ pub(super) async fn run(command: Nodes, client: &Client, printer: &Printer) -> R
             return printer.data(&node, || format!("removed {} ({})", node.name, node.ipv4));
         }
         Nodes::Rename { node, name } => {
-            client
-                .send(Method::PATCH, &path(base, &node, ""), &Name { name })
-                .await?
+            client.send(Method::PATCH, &path(base, &node, ""), &Name { name }).await?
         }
         Nodes::Tag { node, tags } => {
-            client
-                .send(Method::PUT, &path(base, &node, "/tags"), &Tags { tags })
-                .await?
+            client.send(Method::PUT, &path(base, &node, "/tags"), &Tags { tags }).await?
         }
-        Nodes::Expire { node } => {
-            client
-                .act(Method::POST, &path(base, &node, "/expire"))
-                .await?
-        }
+        Nodes::Expire { node } => client.act(Method::POST, &path(base, &node, "/expire")).await?,
         Nodes::ApproveRoutes { node, routes, none } => {
-            let routes = if none || !routes.is_empty() {
-                Some(routes)
-            } else {
-                None
-            };
-            client
-                .send(
-                    Method::PUT,
-                    &path(base, &node, "/routes"),
-                    &Routes { routes },
-                )
-                .await?
+            let routes = if none || !routes.is_empty() { Some(routes) } else { None };
+            client.send(Method::PUT, &path(base, &node, "/routes"), &Routes { routes }).await?
         }
     };
     printer.data(&node, || show(&node))
@@ -106,15 +77,8 @@ fn show(node: &Node) -> String {
         ("IPv6", node.ipv6.to_string()),
         ("State", state(node)),
         ("Last seen", moment(node.last_seen)),
-        (
-            "Expires",
-            node.expires
-                .map_or_else(|| "never".to_owned(), |at| moment(Some(at))),
-        ),
-        (
-            "Ephemeral",
-            if node.ephemeral { "yes" } else { "no" }.to_owned(),
-        ),
+        ("Expires", node.expires.map_or_else(|| "never".to_owned(), |at| moment(Some(at)))),
+        ("Ephemeral", if node.ephemeral { "yes" } else { "no" }.to_owned()),
         ("Created", moment(Some(node.created))),
         ("Version", node.version.clone()),
         ("OS", node.os.clone()),

@@ -29,10 +29,7 @@ pub(super) async fn run(command: Args, client: &Client, printer: &Printer) -> Re
                 ]
             };
             printer.data(&all, || {
-                table(
-                    &["VERSION", "STORED", "BY", "BYTES"],
-                    &all.iter().map(row).collect::<Vec<_>>(),
-                )
+                table(&["VERSION", "STORED", "BY", "BYTES"], &all.iter().map(row).collect::<Vec<_>>())
             })
         }
         Args::Check { file } => check(&file, client, printer).await,
@@ -41,12 +38,8 @@ pub(super) async fn run(command: Args, client: &Client, printer: &Printer) -> Re
 }
 
 fn read(file: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(file).map_err(|e| {
-        Failure::User(format!(
-            "cannot read {}: {e}; check the name",
-            file.display()
-        ))
-    })
+    std::fs::read_to_string(file)
+        .map_err(|e| Failure::User(format!("cannot read {}: {e}; check the name", file.display())))
 }
 
 async fn check(file: &Path, client: &Client, printer: &Printer) -> Result<(), Failure> {
@@ -58,9 +51,7 @@ async fn check(file: &Path, client: &Client, printer: &Printer) -> Result<(), Fa
     }
     check_offline(&text).map_err(|faults| Failure::User(lines(file, &faults)))?;
     printer.say("no server answers, so only the language was checked, not the effect");
-    printer.data(&serde_json::json!({ "applied": false }), || {
-        "the policy is well-formed".to_owned()
-    })
+    printer.data(&serde_json::json!({ "applied": false }), || "the policy is well-formed".to_owned())
 }
 
 async fn set(file: &Path, yes: bool, client: &Client, printer: &Printer) -> Result<(), Failure> {
@@ -75,38 +66,22 @@ async fn set(file: &Path, yes: bool, client: &Client, printer: &Printer) -> Resu
                 "this takes access away from {lost} pair(s) of devices; nothing was changed; say --yes if it is meant"
             )));
         }
-        printer.say(&format!(
-            "This takes access away from {lost} pair(s) of devices. Apply it? [y/N]"
-        ));
+        printer.say(&format!("This takes access away from {lost} pair(s) of devices. Apply it? [y/N]"));
         if !agreed()? {
             return Err(Failure::User("nothing was changed".to_owned()));
         }
     }
-    let body = SetPolicy {
-        text,
-        confirmed: loses,
-        expect: Some(seen.version),
-    };
-    let outcome: Outcome = client
-        .send(Method::PUT, "/v1/policy", &body)
-        .await
-        .map_err(|failure| placed(file, failure))?;
+    let body = SetPolicy { text, confirmed: loses, expect: Some(seen.version) };
+    let outcome: Outcome =
+        client.send(Method::PUT, "/v1/policy", &body).await.map_err(|failure| placed(file, failure))?;
     printer.data(&outcome, || {
-        format!(
-            "policy {} is in force: {}",
-            outcome.version,
-            summary("changed", &outcome.diff)
-        )
+        format!("policy {} is in force: {}", outcome.version, summary("changed", &outcome.diff))
     })
 }
 
 /// What the server thinks of a text, with faults placed in the file.
 async fn checked(file: &Path, text: &str, client: &Client) -> Result<Outcome, Failure> {
-    let body = SetPolicy {
-        text: text.to_owned(),
-        confirmed: false,
-        expect: None,
-    };
+    let body = SetPolicy { text: text.to_owned(), confirmed: false, expect: None };
     let outcome = client.send(Method::POST, "/v1/policy/check", &body).await;
     outcome.map_err(|failure| placed(file, failure))
 }
@@ -114,10 +89,7 @@ async fn checked(file: &Path, text: &str, client: &Client) -> Result<Outcome, Fa
 fn placed(file: &Path, failure: Failure) -> Failure {
     match failure {
         Failure::Refused(body) if !body.faults.is_empty() => {
-            Failure::Refused(Box::new(ErrorBody {
-                error: lines(file, &body.faults),
-                ..*body
-            }))
+            Failure::Refused(Box::new(ErrorBody { error: lines(file, &body.faults), ..*body }))
         }
         other => other,
     }
@@ -125,18 +97,8 @@ fn placed(file: &Path, failure: Failure) -> Failure {
 
 fn lines(file: &Path, faults: &[Fault]) -> String {
     let line = |f: &Fault| {
-        let hint = if f.hint.is_empty() {
-            String::new()
-        } else {
-            format!(", {}", f.hint)
-        };
-        format!(
-            "{}:{}:{}: {}{hint}",
-            file.display(),
-            f.line,
-            f.column,
-            f.message
-        )
+        let hint = if f.hint.is_empty() { String::new() } else { format!(", {}", f.hint) };
+        format!("{}:{}:{}: {}{hint}", file.display(), f.line, f.column, f.message)
     };
     faults.iter().map(line).collect::<Vec<_>>().join("\n")
 }
@@ -165,10 +127,7 @@ fn summary(verb: &str, diff: &Diff) -> String {
     if diff.gained_total + diff.lost_total == 0 {
         return "no access changes".to_owned();
     }
-    format!(
-        "{verb}: {} pair(s) gain access, {} lose access",
-        diff.gained_total, diff.lost_total
-    )
+    format!("{verb}: {} pair(s) gain access, {} lose access", diff.gained_total, diff.lost_total)
 }
 
 fn agreed() -> Result<bool, Failure> {
@@ -177,8 +136,5 @@ fn agreed() -> Result<bool, Failure> {
         .lock()
         .read_line(&mut answer)
         .map_err(|e| Failure::User(format!("cannot read your answer: {e}; nothing was changed")))?;
-    Ok(matches!(
-        answer.trim().to_ascii_lowercase().as_str(),
-        "y" | "yes"
-    ))
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }

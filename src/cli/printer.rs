@@ -22,22 +22,14 @@ impl Printer {
     }
 
     /// Data: the value as JSON, or its text.
-    pub(super) fn data<T: Serialize>(
-        &self,
-        value: &T,
-        text: impl FnOnce() -> String,
-    ) -> Result<(), Failure> {
+    pub(super) fn data<T: Serialize>(&self, value: &T, text: impl FnOnce() -> String) -> Result<(), Failure> {
         let out = if self.json {
             serde_json::to_string_pretty(value)
                 .map_err(|e| Failure::Ours(format!("cannot write JSON: {e}")))?
         } else {
             text()
         };
-        let end = if out.is_empty() || out.ends_with('\n') {
-            ""
-        } else {
-            "\n"
-        };
+        let end = if out.is_empty() || out.ends_with('\n') { "" } else { "\n" };
         let mut stdout = std::io::stdout().lock();
         let written = stdout
             .write_all(out.as_bytes())
@@ -66,46 +58,31 @@ impl Printer {
 /// Text without what a terminal would obey or what hides the order of letters.
 #[must_use]
 pub(super) fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if tame(c) { c } else { '\u{fffd}' })
-        .collect()
+    text.chars().map(|c| if tame(c) { c } else { '\u{fffd}' }).collect()
 }
 
 fn plain_lines(text: &str) -> String {
-    text.chars()
-        .map(|c| if c == '\n' || tame(c) { c } else { '\u{fffd}' })
-        .collect()
+    text.chars().map(|c| if c == '\n' || tame(c) { c } else { '\u{fffd}' }).collect()
 }
 
 fn tame(c: char) -> bool {
-    let hides = matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
+    let hides =
+        matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
     !c.is_control() && !hides
 }
 
 /// An aligned table; columns are two spaces apart, the last is not padded.
 #[must_use]
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let rows: Vec<Vec<String>> = rows
-        .iter()
-        .map(|row| row.iter().map(|cell| plain(cell)).collect())
-        .collect();
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| plain(cell)).collect()).collect();
     let width = |column: usize, title: &str| {
-        let cells = rows
-            .iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count());
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain([title.chars().count()]).max().unwrap_or(0)
     };
-    let widths: Vec<usize> = head
-        .iter()
-        .enumerate()
-        .map(|(i, title)| width(i, title))
-        .collect();
+    let widths: Vec<usize> = head.iter().enumerate().map(|(i, title)| width(i, title)).collect();
     let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let padded: Vec<String> = cells
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
+        let padded: Vec<String> = cells.zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         format!("{}\n", padded.join("  ").trim_end())
     };
     let mut out = line(&mut head.iter().copied());
@@ -118,38 +95,22 @@ pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 /// Names and values below each other.
 #[must_use]
 pub(super) fn facts(rows: &[(&str, String)]) -> String {
-    let width = rows
-        .iter()
-        .map(|(name, _)| name.chars().count())
-        .max()
-        .unwrap_or(0);
+    let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     rows.iter()
-        .map(|(name, value)| {
-            format!(
-                "{}\n",
-                format!("{name:width$}  {}", plain(value)).trim_end()
-            )
-        })
+        .map(|(name, value)| format!("{}\n", format!("{name:width$}  {}", plain(value)).trim_end()))
         .collect()
 }
 
 /// A moment for people; a dash for none.
 #[must_use]
 pub(super) fn moment(at: Option<DateTime<Utc>>) -> String {
-    at.map_or_else(
-        || "-".to_owned(),
-        |at| at.format("%Y-%m-%d %H:%M:%S UTC").to_string(),
-    )
+    at.map_or_else(|| "-".to_owned(), |at| at.format("%Y-%m-%d %H:%M:%S UTC").to_string())
 }
 
 /// A list for people; a dash for none.
 #[must_use]
 pub(super) fn list(items: &[String]) -> String {
-    if items.is_empty() {
-        "-".to_owned()
-    } else {
-        items.join(",")
-    }
+    if items.is_empty() { "-".to_owned() } else { items.join(",") }
 }
 
 #[cfg(test)]
@@ -167,9 +128,6 @@ mod tests {
         assert_eq!(lines[0], "ID  NAME     LAST");
         assert_eq!(lines[1], "1   alpha    x");
         assert_eq!(lines[2], "22  b\u{fffd}[31m\u{fffd}");
-        assert_eq!(
-            facts(&[("a", "1".into()), ("long", "2".into())]),
-            "a     1\nlong  2\n"
-        );
+        assert_eq!(facts(&[("a", "1".into()), ("long", "2".into())]), "a     1\nlong  2\n");
     }
 }

@@ -10,19 +10,15 @@ use crate::config::ServeFlags;
 use crate::serve::{self, ServeError};
 
 pub(super) async fn serve(flags: ServeFlags, state_dir: Option<String>) -> Result<(), Failure> {
-    serve::run(flags, state_dir)
-        .await
-        .map_err(|error| match error {
-            ServeError::Start(_) => Failure::User(error.to_string()),
-            ServeError::Broken(_) => Failure::Ours(error.to_string()),
-        })
+    serve::run(flags, state_dir).await.map_err(|error| match error {
+        ServeError::Start(_) => Failure::User(error.to_string()),
+        ServeError::Broken(_) => Failure::Ours(error.to_string()),
+    })
 }
 
 pub(super) fn version(printer: &Printer) -> Result<(), Failure> {
     let version = env!("CARGO_PKG_VERSION");
-    printer.data(&serde_json::json!({ "version": version }), || {
-        version.to_owned()
-    })
+    printer.data(&serde_json::json!({ "version": version }), || version.to_owned())
 }
 
 pub(super) async fn console_link(client: &Client, printer: &Printer) -> Result<(), Failure> {
@@ -42,22 +38,13 @@ pub(super) async fn status(client: &Client, printer: &Printer) -> Result<(), Fai
             ("Address", s.url.clone()),
             ("Listeners", s.listeners.clone()),
             ("State", s.state_dir.clone()),
-            (
-                "Certificate",
-                s.fingerprint.clone().unwrap_or_else(|| "-".to_owned()),
-            ),
+            ("Certificate", s.fingerprint.clone().unwrap_or_else(|| "-".to_owned())),
             ("Running for", format!("{} s", s.uptime_seconds)),
             ("Devices", format!("{} ({} online)", s.nodes, s.online)),
             ("Users", s.users.to_string()),
             ("Waiting logins", s.logins.to_string()),
             ("Policy", s.policy_version.to_string()),
-            (
-                "Relay",
-                format!(
-                    "{} connections, {} packets",
-                    s.derp_connections, s.derp_packets
-                ),
-            ),
+            ("Relay", format!("{} connections, {} packets", s.derp_connections, s.derp_packets)),
             ("STUN", format!("{} requests", s.stun_requests)),
         ])
     })

@@ -26,66 +26,34 @@ fn global_flags_stand_in_any_position() {
         "tsd serve --listen off --state-dir /x --json",
     ] {
         let cli = parsed(line);
-        assert_eq!(
-            (cli.state_dir.as_deref(), cli.json),
-            (Some("/x".as_ref()), true),
-            "{line}"
-        );
+        assert_eq!((cli.state_dir.as_deref(), cli.json), (Some("/x".as_ref()), true), "{line}");
     }
 }
 
 #[test]
 fn commands_are_read() {
     let cli = parsed("tsd authkeys create --user u --reusable --tags a,tag:b --expires 2h");
-    let Command::Authkeys(Authkeys::Create(args)) = cli.command else {
-        panic!()
-    };
+    let Command::Authkeys(Authkeys::Create(args)) = cli.command else { panic!() };
     assert_eq!(args.tags, ["tag:a", "tag:b"]);
-    assert_eq!(
-        (args.expires, args.reusable, args.ephemeral),
-        (Duration::from_secs(7200), true, false)
-    );
+    assert_eq!((args.expires, args.reusable, args.ephemeral), (Duration::from_secs(7200), true, false));
     let cli = parsed("tsd nodes approve-routes n 10.0.0.0/8,10.1.0.0/16");
-    let Command::Nodes(Nodes::ApproveRoutes { routes, none, .. }) = cli.command else {
-        panic!()
-    };
+    let Command::Nodes(Nodes::ApproveRoutes { routes, none, .. }) = cli.command else { panic!() };
     assert_eq!((routes.len(), none), (2, false));
     let cli = parsed("tsd policy set f --yes");
-    assert!(matches!(
-        cli.command,
-        Command::Policy(Policy::Set { yes: true, .. })
-    ));
+    assert!(matches!(cli.command, Command::Policy(Policy::Set { yes: true, .. })));
 }
 
 #[test]
 fn the_clients_own_flags_of_the_same_name_do_not_collide() {
     use crate::node::cli::NodeCommand;
-    for line in [
-        "tsd node run --state-dir /d --socket /s",
-        "tsd node --socket /s run --state-dir /d",
-    ] {
-        let Command::Node(args) = parsed(line).command else {
-            panic!()
-        };
-        let NodeCommand::Run(run) = args.command else {
-            panic!()
-        };
-        assert_eq!(
-            (run.state_dir.as_path(), args.socket.as_path()),
-            ("/d".as_ref(), "/s".as_ref())
-        );
+    for line in ["tsd node run --state-dir /d --socket /s", "tsd node --socket /s run --state-dir /d"] {
+        let Command::Node(args) = parsed(line).command else { panic!() };
+        let NodeCommand::Run(run) = args.command else { panic!() };
+        assert_eq!((run.state_dir.as_path(), args.socket.as_path()), ("/d".as_ref(), "/s".as_ref()));
     }
-    for line in [
-        "tsd node status --json",
-        "tsd node --json status",
-        "tsd --json node status",
-    ] {
-        let Command::Node(args) = parsed(line).command else {
-            panic!()
-        };
-        let NodeCommand::Status(status) = args.command else {
-            panic!()
-        };
+    for line in ["tsd node status --json", "tsd node --json status", "tsd --json node status"] {
+        let Command::Node(args) = parsed(line).command else { panic!() };
+        let NodeCommand::Status(status) = args.command else { panic!() };
         assert!(status.json, "{line}");
     }
 }
@@ -96,12 +64,8 @@ fn mistakes_exit_with_one_and_help_with_nought() {
         let words = line.split(' ').map(OsString::from);
         format!("{:?}", parse(words).unwrap_err())
     };
-    for line in [
-        "tsd bogus",
-        "tsd users",
-        "tsd users create",
-        "tsd authkeys create --user u --expires never",
-    ] {
+    for line in ["tsd bogus", "tsd users", "tsd users create", "tsd authkeys create --user u --expires never"]
+    {
         assert_eq!(exit(line), format!("{:?}", ExitCode::from(1)), "{line}");
     }
     assert_eq!(exit("tsd --help"), format!("{:?}", ExitCode::SUCCESS));
@@ -111,15 +75,9 @@ fn mistakes_exit_with_one_and_help_with_nought() {
 async fn without_a_server_the_remedy_is_said() {
     let temp = tempfile::tempdir().unwrap();
     let client = Client::new(temp.path());
-    let failure = client
-        .get::<Vec<crate::api::types::User>>("/v1/users")
-        .await
-        .unwrap_err();
+    let failure = client.get::<Vec<crate::api::types::User>>("/v1/users").await.unwrap_err();
     assert_eq!(failure.status(), 1);
     let socket = temp.path().join("admin.sock");
-    let start = format!(
-        "no tsd server answers at {}; start it with `tsd serve`",
-        socket.display()
-    );
+    let start = format!("no tsd server answers at {}; start it with `tsd serve`", socket.display());
     assert!(failure.text().starts_with(&start), "{}", failure.text());
 }

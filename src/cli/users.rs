@@ -19,42 +19,26 @@ struct Created {
 pub(super) async fn run(command: Users, client: &Client, printer: &Printer) -> Result<(), Failure> {
     match command {
         Users::Create { name } => {
-            let user: User = client
-                .send(Method::POST, "/v1/users", &Name { name })
-                .await?;
-            let made = Created {
-                id: user.id,
-                name: user.name,
-            };
+            let user: User = client.send(Method::POST, "/v1/users", &Name { name }).await?;
+            let made = Created { id: user.id, name: user.name };
             printer.data(&made, || format!("{}  {}", made.id, made.name))
         }
         Users::List => {
             let users: Vec<User> = client.get("/v1/users").await?;
             let row = |u: &User| {
-                vec![
-                    u.id.to_string(),
-                    u.name.clone(),
-                    u.nodes.to_string(),
-                    moment(Some(u.created)),
-                ]
+                vec![u.id.to_string(), u.name.clone(), u.nodes.to_string(), moment(Some(u.created))]
             };
             printer.data(&users, || {
-                table(
-                    &["ID", "NAME", "DEVICES", "CREATED"],
-                    &users.iter().map(row).collect::<Vec<_>>(),
-                )
+                table(&["ID", "NAME", "DEVICES", "CREATED"], &users.iter().map(row).collect::<Vec<_>>())
             })
         }
         Users::Rename { user, name } => {
-            let user: User = client
-                .send(Method::PATCH, &path("/v1/users", &user, ""), &Name { name })
-                .await?;
+            let user: User =
+                client.send(Method::PATCH, &path("/v1/users", &user, ""), &Name { name }).await?;
             printer.data(&user, || format!("{}  {}", user.id, user.name))
         }
         Users::Delete { user } => {
-            let user: User = client
-                .act(Method::DELETE, &path("/v1/users", &user, ""))
-                .await?;
+            let user: User = client.act(Method::DELETE, &path("/v1/users", &user, "")).await?;
             printer.data(&user, || format!("deleted {}", user.name))
         }
     }

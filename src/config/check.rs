@@ -53,22 +53,16 @@ impl ServerUrl {
     /// A sentence with the remedy.
     pub fn parse(text: &str) -> Result<Self, String> {
         let example = "write it like http://203.0.113.9:8080 or https://vpn.example.com";
-        let uri: http::Uri = text
-            .parse()
-            .map_err(|_| format!("{text:?} is no URL; {example}"))?;
+        let uri: http::Uri = text.parse().map_err(|_| format!("{text:?} is no URL; {example}"))?;
         let https = match uri.scheme_str() {
             Some("https") => true,
             Some("http") => false,
             _ => {
-                return Err(format!(
-                    "{text:?} has no http:// or https:// in front; {example}"
-                ));
+                return Err(format!("{text:?} has no http:// or https:// in front; {example}"));
             }
         };
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
-            return Err(format!(
-                "{text:?} has a path; clients need the bare server; {example}"
-            ));
+            return Err(format!("{text:?} has a path; clients need the bare server; {example}"));
         }
         let authority = uri.authority().map_or("", http::uri::Authority::as_str);
         if authority.contains('@') {
@@ -83,11 +77,7 @@ impl ServerUrl {
         let port = match uri.port() {
             Some(port) => port.as_u16(),
             // What stands after the colon is no port number.
-            None if authority
-                .rsplit(']')
-                .next()
-                .is_some_and(|rest| rest.contains(':')) =>
-            {
+            None if authority.rsplit(']').next().is_some_and(|rest| rest.contains(':')) => {
                 return Err(format!("{text:?} has no usable port; {example}"));
             }
             None if https => 443,
@@ -96,11 +86,7 @@ impl ServerUrl {
         if port == 0 {
             return Err(format!("port 0 cannot be dialled; {example}"));
         }
-        Ok(Self {
-            https,
-            host: host.to_ascii_lowercase(),
-            port,
-        })
+        Ok(Self { https, host: host.to_ascii_lowercase(), port })
     }
 }
 
@@ -112,11 +98,7 @@ impl std::fmt::Display for ServerUrl {
             Err(_) => self.host.clone(),
         };
         write!(f, "{scheme}://{host}")?;
-        if self.port == if self.https { 443 } else { 80 } {
-            Ok(())
-        } else {
-            write!(f, ":{}", self.port)
-        }
+        if self.port == if self.https { 443 } else { 80 } { Ok(()) } else { write!(f, ":{}", self.port) }
     }
 }
 
@@ -263,10 +245,7 @@ struct Faults(Vec<Fault>);
 
 impl Faults {
     fn add(&mut self, key: &str, text: impl Into<String>) {
-        self.0.push(Fault {
-            key: key.to_owned(),
-            text: text.into(),
-        });
+        self.0.push(Fault { key: key.to_owned(), text: text.into() });
     }
 
     fn take<T>(&mut self, key: &str, result: Result<T, String>, fallback: T) -> T {
@@ -286,51 +265,34 @@ impl Faults {
 /// All faults.
 pub fn check(raw: &RawConfig, default_state_dir: &Path) -> Result<Config, Vec<Fault>> {
     let mut f = Faults(Vec::new());
-    let url = raw
-        .url
-        .as_deref()
-        .and_then(|text| f.take("url", ServerUrl::parse(text).map(Some), None));
+    let url = raw.url.as_deref().and_then(|text| f.take("url", ServerUrl::parse(text).map(Some), None));
     let listen = listener(&mut f, "listen", raw.listen.as_deref(), 8080);
     let tls_listen = listener(&mut f, "tls_listen", raw.tls_listen.as_deref(), 443);
     let stun_listen = listener(&mut f, "stun_listen", raw.stun_listen.as_deref(), 3478);
     let tls_files = match (&raw.tls_cert, &raw.tls_key) {
         (Some(cert), Some(key)) => Some((PathBuf::from(cert), PathBuf::from(key))),
         (Some(_), None) => {
-            f.add(
-                "tls_cert",
-                "needs tls_key beside it: the private key of the certificate",
-            );
+            f.add("tls_cert", "needs tls_key beside it: the private key of the certificate");
             None
         }
         (None, Some(_)) => {
-            f.add(
-                "tls_key",
-                "needs tls_cert beside it: the certificate chain of the key",
-            );
+            f.add("tls_key", "needs tls_cert beside it: the certificate chain of the key");
             None
         }
         (None, None) => None,
     };
     let trusted_proxies = proxies(&mut f, raw.trusted_proxies.as_deref().unwrap_or_default());
-    let state_dir = raw
-        .state_dir
-        .as_ref()
-        .map_or_else(|| default_state_dir.to_owned(), PathBuf::from);
+    let state_dir = raw.state_dir.as_ref().map_or_else(|| default_state_dir.to_owned(), PathBuf::from);
     if state_dir.as_os_str().is_empty() {
-        f.add(
-            "state_dir",
-            "is empty; name a directory, such as /var/lib/tsd",
-        );
+        f.add("state_dir", "is empty; name a directory, such as /var/lib/tsd");
     }
     let metrics = match raw.metrics.as_deref().unwrap_or("loopback") {
         "loopback" => MetricsPolicy::Loopback,
         "any" => MetricsPolicy::Any,
         "off" => MetricsPolicy::Off,
-        other => f.take(
-            "metrics",
-            Err(format!("{other:?} is none of loopback, any, off")),
-            MetricsPolicy::Off,
-        ),
+        other => {
+            f.take("metrics", Err(format!("{other:?} is none of loopback, any, off")), MetricsPolicy::Off)
+        }
     };
     let config = Config {
         state_dir,
@@ -353,15 +315,8 @@ pub fn check(raw: &RawConfig, default_state_dir: &Path) -> Result<Config, Vec<Fa
         stun_public_port: port(&mut f, "stun.public_port", raw.stun.public_port),
         dns: dns(&mut f, raw),
     };
-    if config
-        .log_level
-        .parse::<tracing_subscriber::filter::EnvFilter>()
-        .is_err()
-    {
-        let text = format!(
-            "{:?} is no log level; write error, warn, info, debug or trace",
-            config.log_level
-        );
+    if config.log_level.parse::<tracing_subscriber::filter::EnvFilter>().is_err() {
+        let text = format!("{:?} is no log level; write error, warn, info, debug or trace", config.log_level);
         f.add("log.level", text);
     }
     combinations(&mut f, &config);
@@ -371,19 +326,13 @@ pub fn check(raw: &RawConfig, default_state_dir: &Path) -> Result<Config, Vec<Fa
 /// What is fine alone but cannot be together.
 fn combinations(f: &mut Faults, config: &Config) {
     if config.listen == Listen::Off && config.tls_listen == Listen::Off {
-        f.add(
-            "listen",
-            "listen and tls_listen are both off: nobody could reach the server; leave one on",
-        );
+        f.add("listen", "listen and tls_listen are both off: nobody could reach the server; leave one on");
     }
     if let (Listen::At(a), Listen::At(b)) = (config.listen, config.tls_listen)
         && a == b
         && a.port() != 0
     {
-        f.add(
-            "tls_listen",
-            format!("listen and tls_listen are both {a}; give them different ports"),
-        );
+        f.add("tls_listen", format!("listen and tls_listen are both {a}; give them different ports"));
     }
     let https = config.url.as_ref().is_some_and(|u| u.https);
     if https && config.tls_files.is_none() && config.trusted_proxies.is_empty() {
@@ -393,13 +342,13 @@ fn combinations(f: &mut Faults, config: &Config) {
         );
     }
     if https && config.tls_listen == Listen::Off && config.trusted_proxies.is_empty() {
-        f.add("tls_listen", "is off, but the URL is https://; turn it on, or name the proxy in front in trusted_proxies");
+        f.add(
+            "tls_listen",
+            "is off, but the URL is https://; turn it on, or name the proxy in front in trusted_proxies",
+        );
     }
     if config.tls_files.is_some() && config.tls_listen == Listen::Off {
-        f.add(
-            "tls_cert",
-            "is set, but tls_listen is off; turn it on or remove tls_cert and tls_key",
-        );
+        f.add("tls_cert", "is set, but tls_listen is off; turn it on or remove tls_cert and tls_key");
     }
     if !config.derp.enabled && config.derp.regions.is_empty() {
         f.add("derp.enabled", "is false and derp.regions is empty: clients that cannot reach each other directly would have no way; enable it or add a region");
@@ -423,10 +372,7 @@ fn listener(f: &mut Faults, key: &str, text: Option<&str>, default_port: u16) ->
 fn proxies(f: &mut Faults, texts: &[String]) -> Vec<IpNet> {
     let mut out = Vec::new();
     for text in texts {
-        let net = text
-            .parse::<IpNet>()
-            .ok()
-            .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+        let net = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
         match net {
             Some(net) => out.push(net.trunc()),
             None => f.add(
@@ -440,10 +386,7 @@ fn proxies(f: &mut Faults, texts: &[String]) -> Vec<IpNet> {
 
 fn port(f: &mut Faults, key: &str, port: Option<u16>) -> Option<u16> {
     if port == Some(0) {
-        f.add(
-            key,
-            "0 cannot be dialled; give the port that clients see, 1 to 65535",
-        );
+        f.add(key, "0 cannot be dialled; give the port that clients see, 1 to 65535");
     }
     port
 }
@@ -452,10 +395,7 @@ fn key_expiry(f: &mut Faults, text: Option<&str>) -> Option<Duration> {
     let text = text.filter(|t| *t != "none")?;
     match parse_duration(text) {
         Ok(d) if d < Duration::from_secs(60) => {
-            f.add(
-                "key_expiry",
-                format!("{text:?} would log devices out at once; give at least 1m, or none"),
-            );
+            f.add("key_expiry", format!("{text:?} would log devices out at once; give at least 1m, or none"));
             None
         }
         Ok(d) => Some(d),
@@ -483,10 +423,7 @@ fn pool(f: &mut Faults, text: Option<&str>) -> Ipv4Net {
             whole
         }
         Err(_) => {
-            f.add(
-                "ipv4_pool",
-                format!("{text:?} is no IPv4 prefix; write 100.64.0.0/10"),
-            );
+            f.add("ipv4_pool", format!("{text:?} is no IPv4 prefix; write 100.64.0.0/10"));
             whole
         }
     }
@@ -496,11 +433,7 @@ fn log_format(f: &mut Faults, text: Option<&str>) -> LogFormat {
     match text.unwrap_or("text") {
         "text" => LogFormat::Text,
         "json" => LogFormat::Json,
-        other => f.take(
-            "log.format",
-            Err(format!("{other:?} is neither text nor json")),
-            LogFormat::Text,
-        ),
+        other => f.take("log.format", Err(format!("{other:?} is neither text nor json")), LogFormat::Text),
     }
 }
 
@@ -508,28 +441,15 @@ fn derp(f: &mut Faults, raw: &RawConfig) -> DerpConfig {
     let raw = &raw.derp;
     let region_id = raw.region_id.unwrap_or(900);
     if !(900..=999).contains(&region_id) {
-        f.add(
-            "derp.region_id",
-            format!("{region_id} is not yours to use; operators have 900 to 999"),
-        );
+        f.add("derp.region_id", format!("{region_id} is not yours to use; operators have 900 to 999"));
     }
-    for (key, text, v4) in [
-        ("derp.ipv4", &raw.ipv4, true),
-        ("derp.ipv6", &raw.ipv6, false),
-    ] {
+    for (key, text, v4) in [("derp.ipv4", &raw.ipv4, true), ("derp.ipv6", &raw.ipv6, false)] {
         let Some(text) = text.as_deref().filter(|t| *t != "none") else {
             continue;
         };
-        let ok = if v4 {
-            text.parse::<Ipv4Addr>().is_ok()
-        } else {
-            text.parse::<Ipv6Addr>().is_ok()
-        };
+        let ok = if v4 { text.parse::<Ipv4Addr>().is_ok() } else { text.parse::<Ipv6Addr>().is_ok() };
         if !ok {
-            f.add(
-                key,
-                format!("{text:?} is no such address; write the public address, or none"),
-            );
+            f.add(key, format!("{text:?} is no such address; write the public address, or none"));
         }
     }
     let mut regions = Vec::new();
@@ -539,10 +459,7 @@ fn derp(f: &mut Faults, raw: &RawConfig) -> DerpConfig {
     let mut ids: Vec<u64> = regions.iter().map(|r| r.id).collect();
     ids.sort_unstable();
     if ids.windows(2).any(|w| w.first() == w.last()) {
-        f.add(
-            "derp.regions",
-            "two regions have the same id; merge them, or give one another id",
-        );
+        f.add("derp.regions", "two regions have the same id; merge them, or give one another id");
     }
     DerpConfig {
         enabled: raw.enabled.unwrap_or(true),
@@ -566,41 +483,20 @@ fn check_region(f: &mut Faults, region: &RawRegion) -> Option<Region> {
     if region.nodes.is_empty() {
         f.add(
             "derp.regions",
-            format!(
-                "region {id} has no nodes; add a [[derp.regions.nodes]] with name and hostname"
-            ),
+            format!("region {id} has no nodes; add a [[derp.regions.nodes]] with name and hostname"),
         );
         return None;
     }
-    if let Some(node) = region
-        .nodes
-        .iter()
-        .find(|n| n.name.is_empty() || n.hostname.is_empty())
-    {
-        f.add(
-            "derp.regions",
-            format!(
-                "region {id}: node {:?} needs a name and a hostname",
-                node.name
-            ),
-        );
+    if let Some(node) = region.nodes.iter().find(|n| n.name.is_empty() || n.hostname.is_empty()) {
+        f.add("derp.regions", format!("region {id}: node {:?} needs a name and a hostname", node.name));
         return None;
     }
-    let name = if region.name.is_empty() {
-        &region.code
-    } else {
-        &region.name
-    };
+    let name = if region.name.is_empty() { &region.code } else { &region.name };
     Some(Region {
         id,
         code: region.code.clone(),
         name: name.clone(),
-        relays: region
-            .nodes
-            .iter()
-            .cloned()
-            .map(|raw| Relay { raw })
-            .collect(),
+        relays: region.nodes.iter().cloned().map(|raw| Relay { raw }).collect(),
     })
 }
 
@@ -608,11 +504,7 @@ fn dns(f: &mut Faults, raw: &RawConfig) -> DnsConfig {
     let raw = &raw.dns;
     let base = raw.base_domain.as_deref().unwrap_or("tail.internal");
     let base_domain = f.take("dns.base_domain", domain(base), "tail.internal".to_owned());
-    let resolvers = resolvers(
-        f,
-        "dns.resolvers",
-        raw.resolvers.as_deref().unwrap_or_default(),
-    );
+    let resolvers = resolvers(f, "dns.resolvers", raw.resolvers.as_deref().unwrap_or_default());
     let mut split = BTreeMap::new();
     for (suffix, list) in raw.split.iter().flatten() {
         match domain(suffix) {
@@ -680,8 +572,7 @@ fn domain(text: &str) -> Result<String, String> {
             && l.len() <= 63
             && !l.starts_with('-')
             && !l.ends_with('-')
-            && l.chars()
-                .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+            && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
     };
     if name.len() <= 200 && name.split('.').all(label_ok) {
         Ok(name)

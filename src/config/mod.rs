@@ -17,8 +17,8 @@ use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
 pub use check::{
-    Config, DerpConfig, DnsConfig, Fault, Listen, LogFormat, MetricsPolicy, Region, Relay,
-    Resolver, ServerUrl, check, default_state_dir,
+    Config, DerpConfig, DnsConfig, Fault, Listen, LogFormat, MetricsPolicy, Region, Relay, Resolver,
+    ServerUrl, check, default_state_dir,
 };
 pub use duration::{DurationError, parse_duration};
 pub use flags::ServeFlags;
@@ -102,13 +102,7 @@ impl Sources {
             std::env::var_os("XDG_STATE_HOME").map(PathBuf::from),
             std::env::var_os("HOME").map(PathBuf::from),
         );
-        Ok(Self {
-            flags,
-            state_dir,
-            env,
-            file,
-            default_state_dir,
-        })
+        Ok(Self { flags, state_dir, env, file, default_state_dir })
     }
 
     /// The state directory alone, for commands that only need the socket: a fault elsewhere in the
@@ -124,20 +118,11 @@ impl Sources {
     fn figment(&self) -> Result<Figment, ConfigError> {
         let mut figment = Figment::new();
         if let Some(file) = &self.file {
-            figment = figment.merge(Layer {
-                name: "file",
-                dict: parse_toml(file)?,
-            });
+            figment = figment.merge(Layer { name: "file", dict: parse_toml(file)? });
         }
         Ok(figment
-            .merge(Layer {
-                name: "environment",
-                dict: env_layer(&self.env),
-            })
-            .merge(Layer {
-                name: "flags",
-                dict: self.flags.layer(self.state_dir.as_deref()),
-            }))
+            .merge(Layer { name: "environment", dict: env_layer(&self.env) })
+            .merge(Layer { name: "flags", dict: self.flags.layer(self.state_dir.as_deref()) }))
     }
 
     /// Variables that start with `TSD_` and mean nothing; worth a warning, since a typo there is
@@ -212,30 +197,23 @@ fn read_file(path: &Path) -> Result<FileText, ConfigError> {
         .map_err(|e| say(format!("cannot be read: {e}; check --config or TSD_CONFIG")))?
         .len();
     if size > MAX_FILE {
-        return Err(say(format!(
-            "{size} bytes is too large for a configuration file"
-        )));
+        return Err(say(format!("{size} bytes is too large for a configuration file")));
     }
     let text = std::fs::read_to_string(path).map_err(|e| say(format!("cannot be read: {e}")))?;
-    Ok(FileText {
-        path: path.to_owned(),
-        text,
-    })
+    Ok(FileText { path: path.to_owned(), text })
 }
 
 fn parse_toml(file: &FileText) -> Result<Dict, ConfigError> {
-    let data = figment::providers::Toml::string(&file.text)
-        .data()
-        .map_err(|error| {
-            let whole = error.kind.to_string();
-            let place = toml_position(&whole);
-            let what = whole.lines().rev().find(|l| !l.trim().is_empty());
-            ConfigError::one(format!(
-                "{}{place}: {}; strings need quotes, tables look like [derp]",
-                file.path.display(),
-                what.unwrap_or("no TOML").trim()
-            ))
-        })?;
+    let data = figment::providers::Toml::string(&file.text).data().map_err(|error| {
+        let whole = error.kind.to_string();
+        let place = toml_position(&whole);
+        let what = whole.lines().rev().find(|l| !l.trim().is_empty());
+        ConfigError::one(format!(
+            "{}{place}: {}; strings need quotes, tables look like [derp]",
+            file.path.display(),
+            what.unwrap_or("no TOML").trim()
+        ))
+    })?;
     Ok(data.into_values().next().unwrap_or_default())
 }
 
@@ -254,18 +232,11 @@ fn toml_position(message: &str) -> String {
 
 fn unknown_keys(file: &FileText, dict: &Dict) -> Vec<String> {
     let known = key_paths();
-    let tables: Vec<&str> = known
-        .iter()
-        .filter_map(|p| p.split_once('.'))
-        .map(|(t, _)| t)
-        .collect();
+    let tables: Vec<&str> = known.iter().filter_map(|p| p.split_once('.')).map(|(t, _)| t).collect();
     let mut out = Vec::new();
     let mut complain = |path: &str| {
         let line = place::line_of(&file.text, path).map(|l| format!(":{l}"));
-        let names = known
-            .iter()
-            .map(String::as_str)
-            .chain(tables.iter().copied());
+        let names = known.iter().map(String::as_str).chain(tables.iter().copied());
         let remedy = match place::nearest(path, names) {
             Some(near) => format!("did you mean {near}?"),
             None => "remove it; config.example.toml lists every key".to_owned(),
@@ -325,9 +296,7 @@ fn env_layer(env: &[(String, String)]) -> Dict {
         match path.split_once('.') {
             None => drop(out.insert(path, value)),
             Some((table, key)) => {
-                let entry = out
-                    .entry(table.to_owned())
-                    .or_insert_with(|| Dict::new().into());
+                let entry = out.entry(table.to_owned()).or_insert_with(|| Dict::new().into());
                 if let Value::Dict(_, inner) = entry {
                     inner.insert(key.to_owned(), value);
                 }

@@ -27,9 +27,7 @@ pub(super) fn line_of(text: &str, path: &str) -> Option<usize> {
 }
 
 fn split_key(text: &str) -> Vec<String> {
-    text.split('.')
-        .map(|part| part.trim().trim_matches(['"', '\'']).to_owned())
-        .collect()
+    text.split('.').map(|part| part.trim().trim_matches(['"', '\'']).to_owned()).collect()
 }
 
 /// The known name nearest to `word`, when it is near enough to be meant.
@@ -70,8 +68,7 @@ mod tests {
 
     #[test]
     fn lines_are_found_in_tables_and_by_prefix() {
-        let text =
-            "# listen = 1\nlisten = \"x\"\n\n[derp]\nenabled = true\n[[derp.regions]]\nid = 5\n";
+        let text = "# listen = 1\nlisten = \"x\"\n\n[derp]\nenabled = true\n[[derp.regions]]\nid = 5\n";
         assert_eq!(line_of(text, "listen"), Some(2));
         assert_eq!(line_of(text, "derp.enabled"), Some(5));
         assert_eq!(line_of(text, "derp.regions.0.bogus"), Some(6));

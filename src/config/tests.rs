@@ -4,14 +4,8 @@ use super::*;
 
 fn sources(file: Option<&str>, env: &[(&str, &str)]) -> Sources {
     Sources {
-        file: file.map(|text| FileText {
-            path: "c.toml".into(),
-            text: text.to_owned(),
-        }),
-        env: env
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect(),
+        file: file.map(|text| FileText { path: "c.toml".into(), text: text.to_owned() }),
+        env: env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
         default_state_dir: "/s".into(),
         ..Sources::default()
     }
@@ -52,46 +46,28 @@ fn flags_stand_above_environment_above_file() {
     assert_eq!(config.derp.region_code, "x");
     assert_eq!(config.trusted_proxies.len(), 2);
     s.flags.listen = None;
-    assert_eq!(
-        load(&s).unwrap().listen,
-        Listen::At("2.2.2.2:2".parse().unwrap())
-    );
+    assert_eq!(load(&s).unwrap().listen, Listen::At("2.2.2.2:2".parse().unwrap()));
 }
 
 #[test]
 fn faults_name_file_line_and_remedy() {
-    assert_eq!(
-        errors("\nlisen = \"[::]:80\"\n"),
-        "c.toml:2: unknown key \"lisen\"; did you mean listen?"
-    );
+    assert_eq!(errors("\nlisen = \"[::]:80\"\n"), "c.toml:2: unknown key \"lisen\"; did you mean listen?");
     assert!(
         errors("[derp]\nenabeld = true\n")
             .starts_with("c.toml:2: unknown key \"derp.enabeld\"; did you mean derp.enabled?")
     );
-    assert!(
-        errors("a = 1\nb = = 2\n").starts_with("c.toml:2:5: "),
-        "{}",
-        errors("a = 1\nb = = 2\n")
-    );
+    assert!(errors("a = 1\nb = = 2\n").starts_with("c.toml:2:5: "), "{}", errors("a = 1\nb = = 2\n"));
     let text = errors("# x\nlisten = \"foo\"\n");
-    assert!(
-        text.starts_with("c.toml:2: listen: \"foo\" is no listener; write addr:port"),
-        "{text}"
-    );
+    assert!(text.starts_with("c.toml:2: listen: \"foo\" is no listener; write addr:port"), "{text}");
     let text = errors("\n\nlisten = 8080\n");
     assert!(text.starts_with("c.toml:3: listen: "), "{text}");
     let text = errors("[[derp.regions]]\nid = 901\ncode = \"a\"\nbogus = 1\n");
-    assert!(
-        text.starts_with("c.toml:1: ") && text.contains("bogus"),
-        "{text}"
-    );
+    assert!(text.starts_with("c.toml:1: ") && text.contains("bogus"), "{text}");
 }
 
 #[test]
 fn faults_name_variable_and_flag() {
-    let text = load(&sources(None, &[("TSD_DERP_PUBLIC_PORT", "high")]))
-        .unwrap_err()
-        .to_string();
+    let text = load(&sources(None, &[("TSD_DERP_PUBLIC_PORT", "high")])).unwrap_err().to_string();
     assert!(text.starts_with("TSD_DERP_PUBLIC_PORT: "), "{text}");
     let mut s = sources(None, &[("TSD_LISTNE", "x"), ("TSD_CONFIG", "x")]);
     s.flags.tls_listen = Some("nowhere".into());
@@ -118,30 +94,12 @@ fn impossible_combinations_are_refused() {
 #[test]
 fn urls_are_bare_servers() {
     let url = ServerUrl::parse("http://203.0.113.9:8080/").unwrap();
-    assert_eq!(
-        (url.to_string().as_str(), url.port),
-        ("http://203.0.113.9:8080", 8080)
-    );
-    assert_eq!(
-        ServerUrl::parse("https://A.example").unwrap().to_string(),
-        "https://a.example"
-    );
-    assert_eq!(
-        ServerUrl::parse("http://[2001:db8::1]:80")
-            .unwrap()
-            .to_string(),
-        "http://[2001:db8::1]"
-    );
-    for bad in [
-        "",
-        "a.example",
-        "ftp://a",
-        "http://a/b",
-        "http://u@a",
-        "http://a:0",
-        "http://a:99999",
-        "http://a b",
-    ] {
+    assert_eq!((url.to_string().as_str(), url.port), ("http://203.0.113.9:8080", 8080));
+    assert_eq!(ServerUrl::parse("https://A.example").unwrap().to_string(), "https://a.example");
+    assert_eq!(ServerUrl::parse("http://[2001:db8::1]:80").unwrap().to_string(), "http://[2001:db8::1]");
+    for bad in
+        ["", "a.example", "ftp://a", "http://a/b", "http://u@a", "http://a:0", "http://a:99999", "http://a b"]
+    {
         assert!(ServerUrl::parse(bad).is_err(), "{bad}");
     }
 }
@@ -152,10 +110,7 @@ fn state_goes_to_the_right_place() {
         default_state_dir(root, xdg.map(Into::into), home.map(Into::into))
     };
     assert_eq!(dir(true, None, Some("/root")), Path::new("/var/lib/tsd"));
-    assert_eq!(
-        dir(false, None, Some("/home/a")),
-        Path::new("/home/a/.local/state/tsd")
-    );
+    assert_eq!(dir(false, None, Some("/home/a")), Path::new("/home/a/.local/state/tsd"));
     assert_eq!(dir(false, Some("/x"), Some("/home/a")), Path::new("/x/tsd"));
     assert_eq!(dir(false, None, None), Path::new("/var/lib/tsd"));
 }
@@ -165,9 +120,7 @@ const EXAMPLE: &str = include_str!("../../config.example.toml");
 /// The example with its commented keys switched on.
 fn uncommented() -> String {
     let on = |line: &str| match line.strip_prefix('#') {
-        Some(rest)
-            if rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[' || c == '"') =>
-        {
+        Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[' || c == '"') => {
             rest.to_owned()
         }
         _ => line.to_owned(),
@@ -189,11 +142,7 @@ fn the_example_as_it_stands_is_the_defaults() {
 fn the_example_has_exactly_the_keys_of_the_code() {
     let text = uncommented();
     load(&sources(Some(&text), &[])).unwrap();
-    let dict = parse_toml(&FileText {
-        path: "e".into(),
-        text: text.clone(),
-    })
-    .unwrap();
+    let dict = parse_toml(&FileText { path: "e".into(), text: text.clone() }).unwrap();
     let mut found = Vec::new();
     for (key, value) in &dict {
         match value {
@@ -208,9 +157,6 @@ fn the_example_has_exactly_the_keys_of_the_code() {
     for key in known {
         let line = place::line_of(&text, &key).unwrap();
         let before = text.lines().nth(line.saturating_sub(2)).unwrap_or_default();
-        assert!(
-            before.starts_with("# ") || before.starts_with('['),
-            "{key} is not explained"
-        );
+        assert!(before.starts_with("# ") || before.starts_with('['), "{key} is not explained");
     }
 }

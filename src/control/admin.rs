@@ -6,9 +6,7 @@ use ipnet::IpNet;
 
 use super::register::{self, Newcomer};
 use super::state::Draft;
-use super::types::{
-    AdminError, AuthKeyView, LoginView, NewAuthKey, NewAuthKeyRequest, NodeView, UserView,
-};
+use super::types::{AdminError, AuthKeyView, LoginView, NewAuthKey, NewAuthKeyRequest, NodeView, UserView};
 use super::views;
 use crate::model::{LoginId, Node, Owner, PreAuthKey, Tag, Tags, User};
 
@@ -33,23 +31,17 @@ fn check_user_name(draft: &Draft, name: &str) -> Done<String> {
     let mut parts = name.split('@');
     let local = parts.next().unwrap_or_default();
     let domain = parts.next();
-    let good_local = !local.is_empty()
-        && local.chars().all(fine)
-        && local.chars().any(|c| c.is_ascii_alphabetic());
-    let good_domain = domain.is_none_or(|d| {
-        !d.is_empty()
-            && d.chars()
-                .all(|c| c.is_ascii_alphanumeric() || ".-".contains(c))
-    });
+    let good_local =
+        !local.is_empty() && local.chars().all(fine) && local.chars().any(|c| c.is_ascii_alphabetic());
+    let good_domain = domain
+        .is_none_or(|d| !d.is_empty() && d.chars().all(|c| c.is_ascii_alphanumeric() || ".-".contains(c)));
     if !good_local || !good_domain || parts.next().is_some() || name.len() > 128 {
         return Err(AdminError::Invalid(format!(
             "{name:?} is no login name: use letters, digits, '.', '_', '-', '+', such as alice or alice@example.com"
         )));
     }
     if draft.net.users.values().any(|u| u.name == name) {
-        return Err(AdminError::Conflict(format!(
-            "there is a user {name:?} already; take another name"
-        )));
+        return Err(AdminError::Conflict(format!("there is a user {name:?} already; take another name")));
     }
     Ok(name)
 }
@@ -57,11 +49,7 @@ fn check_user_name(draft: &Draft, name: &str) -> Done<String> {
 /// Makes a user.
 pub(super) fn create_user(draft: &mut Draft, name: &str) -> Done<UserView> {
     let name = check_user_name(draft, name)?;
-    let user = User {
-        id: draft.next_user(),
-        name,
-        created: draft.now.wall,
-    };
+    let user = User { id: draft.next_user(), name, created: draft.now.wall };
     let user = draft.put_user(user);
     Ok(views::user(&draft.net, &user))
 }
@@ -95,13 +83,8 @@ pub(super) fn delete_user(draft: &mut Draft, user: &str) -> Done<UserView> {
         key.revoked = Some(draft.now.wall);
         draft.put_key(key);
     }
-    let made: Vec<Node> = draft
-        .net
-        .nodes
-        .values()
-        .filter(|n| n.made_by == Some(user.id))
-        .map(|n| (**n).clone())
-        .collect();
+    let made: Vec<Node> =
+        draft.net.nodes.values().filter(|n| n.made_by == Some(user.id)).map(|n| (**n).clone()).collect();
     for mut node in made {
         node.made_by = None;
         draft.put_node(node);
@@ -152,9 +135,8 @@ pub(super) fn create_auth_key(draft: &mut Draft, request: NewAuthKeyRequest) -> 
 /// Revokes a key by id or full text.
 pub(super) fn revoke_auth_key(draft: &mut Draft, text: &str) -> Done<AuthKeyView> {
     let text = text.trim();
-    let id = register::split_key(text)
-        .map(|(id, _)| id)
-        .or_else(|| text.parse().ok().map(crate::model::KeyId));
+    let id =
+        register::split_key(text).map(|(id, _)| id).or_else(|| text.parse().ok().map(crate::model::KeyId));
     let key = id.and_then(|id| draft.net.keys.get(&id)).cloned();
     let Some(key) = key else {
         return Err(AdminError::NotFound(
@@ -183,15 +165,8 @@ pub(super) fn rename_node(draft: &mut Draft, node: &str, name: &str) -> Done<Nod
             "{name:?} is no device name: use letters, digits and '-' inside, at most 63 of them"
         )));
     }
-    if draft
-        .net
-        .by_name
-        .get(&name)
-        .is_some_and(|id| *id != node.id)
-    {
-        return Err(AdminError::Conflict(format!(
-            "another device is called {name:?}; take another name"
-        )));
+    if draft.net.by_name.get(&name).is_some_and(|id| *id != node.id) {
+        return Err(AdminError::Conflict(format!("another device is called {name:?}; take another name")));
     }
     node.name = name;
     node.renamed = true;
@@ -241,11 +216,7 @@ pub(super) fn delete_node(draft: &mut Draft, node: &str) -> Done<NodeView> {
 }
 
 /// Sets the approved routes.
-pub(super) fn approve_routes(
-    draft: &mut Draft,
-    node: &str,
-    routes: Option<&[IpNet]>,
-) -> Done<NodeView> {
+pub(super) fn approve_routes(draft: &mut Draft, node: &str, routes: Option<&[IpNet]>) -> Done<NodeView> {
     let mut node = (*views::find_node(&draft.net, node)?).clone();
     let routes = routes.unwrap_or(&node.hostinfo.routable_ips);
     node.approved_routes = routes.iter().map(IpNet::trunc).collect();
@@ -286,11 +257,7 @@ pub(super) fn approve_login(draft: &mut Draft, id: &str, user: Option<&str>) -> 
         return Err(AdminError::NotFound("this login is gone".into()));
     };
     // The key may have been registered by another road meanwhile.
-    if draft
-        .net
-        .by_key(&login.key)
-        .is_some_and(|n| n.machine != login.machine)
-    {
+    if draft.net.by_key(&login.key).is_some_and(|n| n.machine != login.machine) {
         return Err(AdminError::Conflict(
             "the node key of this login belongs to another machine; reject it".into(),
         ));

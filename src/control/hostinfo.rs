@@ -73,8 +73,7 @@ pub(super) fn endpoints(given: &[SocketAddr]) -> Vec<SocketAddr> {
     let usable = |e: &&SocketAddr| {
         let ip = e.ip();
         let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-        e.port() != 0
-            && !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || broadcast)
+        e.port() != 0 && !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || broadcast)
     };
     let mut out: Vec<SocketAddr> = Vec::new();
     for endpoint in given.iter().filter(usable) {
@@ -138,9 +137,7 @@ mod tests {
         .collect();
         let out = endpoints(&given);
         assert_eq!(out.len(), 2);
-        let many: Vec<SocketAddr> = (1..=1000)
-            .map(|p| SocketAddr::from(([192, 0, 2, 1], p)))
-            .collect();
+        let many: Vec<SocketAddr> = (1..=1000).map(|p| SocketAddr::from(([192, 0, 2, 1], p))).collect();
         assert_eq!(endpoints(&many).len(), 64);
     }
 }

@@ -41,11 +41,7 @@ fn text(status: StatusCode, body: impl Into<String>) -> Answer {
 
 /// Answers `GET /key`, `POST /ts2021` and the WebSocket form `GET /ts2021`; 404 for anything else.
 /// Spawns the upgraded half itself.
-pub fn handle(
-    control: &Control,
-    request: Request<Incoming>,
-    remote: SocketAddr,
-) -> Response<Full<Bytes>> {
+pub fn handle(control: &Control, request: Request<Incoming>, remote: SocketAddr) -> Response<Full<Bytes>> {
     answer(control, request, remote)
 }
 
@@ -63,15 +59,10 @@ fn answer<B>(control: &Control, mut request: Request<B>, remote: SocketAddr) -> 
 fn key(control: &Control, query: &str) -> Answer {
     let version = query.split('&').find_map(|pair| pair.strip_prefix("v="));
     if version.and_then(|v| v.parse::<u32>().ok()).is_none() {
-        return text(
-            StatusCode::BAD_REQUEST,
-            "say which protocol version you speak: /key?v=N",
-        );
+        return text(StatusCode::BAD_REQUEST, "say which protocol version you speak: /key?v=N");
     }
-    let keys = ServerKeys {
-        legacy_public_key: MachinePublic::default(),
-        public_key: control.noise_key().public(),
-    };
+    let keys =
+        ServerKeys { legacy_public_key: MachinePublic::default(), public_key: control.noise_key().public() };
     let Ok(body) = serde_json::to_vec(&keys) else {
         return text(StatusCode::INTERNAL_SERVER_ERROR, "");
     };
@@ -113,10 +104,7 @@ fn upgrade<B>(control: &Control, request: &mut Request<B>, remote: SocketAddr) -
         );
     }
     let given = request.headers().get(HANDSHAKE);
-    let Some(initiation) = given
-        .and_then(|v| v.to_str().ok())
-        .and_then(decode_initiation)
-    else {
+    let Some(initiation) = given.and_then(|v| v.to_str().ok()).and_then(decode_initiation) else {
         return text(StatusCode::BAD_REQUEST, NO_HANDSHAKE);
     };
     let upgraded = hyper::upgrade::on(request);
@@ -188,10 +176,7 @@ fn upgrade_websocket<B>(control: &Control, request: &mut Request<B>, remote: Soc
     let mut response = switching("websocket");
     let headers = response.headers_mut();
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    headers.insert(
-        header::SEC_WEBSOCKET_PROTOCOL,
-        HeaderValue::from_static(PROTOCOL),
-    );
+    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
     response
 }
 
@@ -210,9 +195,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut rng = Rng::from_os();
-    let challenge = EarlyNoise {
-        node_key_challenge: ChallengePrivate::generate(&mut rng).public(),
-    };
+    let challenge = EarlyNoise { node_key_challenge: ChallengePrivate::generate(&mut rng).public() };
     let payload = serde_json::to_vec(&challenge).ok().filter(|_| early);
     let key = control.noise_key().clone();
     let shake = crate::noise::stream::accept(io, &initiation, &key, payload.as_deref(), &mut rng);

@@ -29,15 +29,10 @@ pub(super) struct Ledger {
 impl Ledger {
     /// From what was kept.
     #[must_use]
-    pub(super) fn new(
-        entries: impl IntoIterator<Item = (Ipv4Addr, Option<DateTime<Utc>>)>,
-    ) -> Self {
+    pub(super) fn new(entries: impl IntoIterator<Item = (Ipv4Addr, Option<DateTime<Utc>>)>) -> Self {
         let taken: HashMap<_, _> = entries.into_iter().collect();
         let cursor = taken.keys().copied().map(u32::from).max().unwrap_or(0);
-        Self {
-            taken: Arc::new(taken),
-            cursor,
-        }
+        Self { taken: Arc::new(taken), cursor }
     }
 
     /// Notes an address as taken.
@@ -67,11 +62,7 @@ impl Ledger {
         let mut at = self.cursor;
         let mut left = u64::from(last - first) + 1;
         while left > 0 {
-            at = if at < first || at >= last {
-                first
-            } else {
-                at + 1
-            };
+            at = if at < first || at >= last { first } else { at + 1 };
             if let Some(end) = reserved_until(at) {
                 // A whole reserved block is one step.
                 let step = u64::from(end.min(last) - at) + 1;
@@ -133,19 +124,10 @@ mod tests {
         let (b, v6) = ledger.allocate(pool, now).unwrap();
         assert_eq!([a, b].map(|x| x.to_string()), ["100.64.0.1", "100.64.0.2"]);
         assert_eq!(v6.to_string(), "fd7a:115c:a1e0::6440:2");
-        assert!(
-            ledger
-                .allocate(pool, now)
-                .unwrap_err()
-                .to_string()
-                .contains("100.64.0.0/30")
-        );
+        assert!(ledger.allocate(pool, now).unwrap_err().to_string().contains("100.64.0.0/30"));
         ledger.release(a, now);
         assert!(ledger.allocate(pool, now + Duration::hours(23)).is_err());
-        assert_eq!(
-            ledger.allocate(pool, now + Duration::hours(24)).unwrap().0,
-            a
-        );
+        assert_eq!(ledger.allocate(pool, now + Duration::hours(24)).unwrap().0, a);
     }
 
     #[test]
@@ -153,15 +135,9 @@ mod tests {
         let now = Now::read().wall;
         let pool: Ipv4Net = "100.64.0.0/10".parse().unwrap();
         let mut ledger = Ledger::new([("100.99.255.255".parse().unwrap(), None)]);
-        assert_eq!(
-            ledger.allocate(pool, now).unwrap().0.to_string(),
-            "100.100.1.0"
-        );
+        assert_eq!(ledger.allocate(pool, now).unwrap().0.to_string(), "100.100.1.0");
         let mut ledger = Ledger::new([("100.115.91.255".parse().unwrap(), None)]);
-        assert_eq!(
-            ledger.allocate(pool, now).unwrap().0.to_string(),
-            "100.115.94.0"
-        );
+        assert_eq!(ledger.allocate(pool, now).unwrap().0.to_string(), "100.115.94.0");
     }
 
     proptest::proptest! {

@@ -39,9 +39,7 @@ pub(super) struct Caller {
 
 impl From<MachinePeer> for Caller {
     fn from(peer: MachinePeer) -> Self {
-        Self {
-            machine: peer.machine(),
-        }
+        Self { machine: peer.machine() }
     }
 }
 
@@ -154,16 +152,13 @@ async fn route(control: &Control, caller: Caller, request: Request<Incoming>) ->
         },
         // Clients until 2025-10 report their health here; nobody reads it.
         (&Method::POST, "/machine/update-health") => text(StatusCode::NO_CONTENT, ""),
-        (&Method::GET, "/machine/whoami") => {
-            text(StatusCode::OK, format!("you are {}\n", caller.machine))
-        }
+        (&Method::GET, "/machine/whoami") => text(StatusCode::OK, format!("you are {}\n", caller.machine)),
         (_, "/machine/register" | "/machine/map" | "/machine/update-health") => {
             text(StatusCode::METHOD_NOT_ALLOWED, "use POST")
         }
-        (_, path) if known(path) => text(
-            StatusCode::NOT_IMPLEMENTED,
-            "this server does not offer this function",
-        ),
+        (_, path) if known(path) => {
+            text(StatusCode::NOT_IMPLEMENTED, "this server does not offer this function")
+        }
         _ => text(StatusCode::NOT_FOUND, "there is nothing here"),
     }
 }
@@ -173,38 +168,22 @@ fn known(path: &str) -> bool {
     let Some(rest) = path.strip_prefix("/machine/") else {
         return false;
     };
-    ["tka/", "webclient/", "ssh/"]
-        .iter()
-        .any(|p| rest.starts_with(p))
-        || matches!(
-            rest,
-            "set-dns" | "set-device-attr" | "id-token" | "feature/query" | "audit-log" | "c2n"
-        )
+    ["tka/", "webclient/", "ssh/"].iter().any(|p| rest.starts_with(p))
+        || matches!(rest, "set-dns" | "set-device-attr" | "id-token" | "feature/query" | "audit-log" | "c2n")
 }
 
-async fn body<T: serde::de::DeserializeOwned>(
-    request: Request<Incoming>,
-) -> Result<T, Box<Response<Body>>> {
+async fn body<T: serde::de::DeserializeOwned>(request: Request<Incoming>) -> Result<T, Box<Response<Body>>> {
     let limited = Limited::new(request.into_body(), MAX_BODY).collect();
     let bytes = match tokio::time::timeout(BODY_TIME, limited).await {
         Ok(Ok(collected)) => collected.to_bytes(),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            return Err(Box::new(text(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "the request is larger than 1 MiB",
-            )));
+            return Err(Box::new(text(StatusCode::PAYLOAD_TOO_LARGE, "the request is larger than 1 MiB")));
         }
         Ok(Err(_)) => {
-            return Err(Box::new(text(
-                StatusCode::BAD_REQUEST,
-                "the request broke off",
-            )));
+            return Err(Box::new(text(StatusCode::BAD_REQUEST, "the request broke off")));
         }
         Err(_) => {
-            return Err(Box::new(text(
-                StatusCode::REQUEST_TIMEOUT,
-                "the request took too long",
-            )));
+            return Err(Box::new(text(StatusCode::REQUEST_TIMEOUT, "the request took too long")));
         }
     };
     decode_request(&bytes).map_err(|e| Box::new(text(StatusCode::BAD_REQUEST, e.to_string())))
@@ -276,9 +255,7 @@ async fn map(control: &Control, caller: Caller, request: MapRequest) -> Response
         return match Session::start(control, machine, key, compress).await {
             Ok(session) => stream(session),
             Err(StartError::Refused(refusal)) => refused(refusal),
-            Err(error @ StartError::Failed) => {
-                text(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
-            }
+            Err(error @ StartError::Failed) => text(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
         };
     }
     let lite = request.omit_peers;
@@ -299,10 +276,7 @@ async fn map(control: &Control, caller: Caller, request: MapRequest) -> Response
     };
     match session::once(control, me, compress).await {
         Some(bytes) => full(StatusCode::OK, "application/octet-stream", bytes),
-        None => text(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the map cannot be built now",
-        ),
+        None => text(StatusCode::SERVICE_UNAVAILABLE, "the map cannot be built now"),
     }
 }
 

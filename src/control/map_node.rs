@@ -39,12 +39,7 @@ impl PartialEq for Shown {
 
 /// How `viewer` sees `peer`; `None` while the peer is held back.
 #[must_use]
-pub(super) fn shown(
-    net: &Tailnet,
-    viewer: NodeId,
-    peer: NodeId,
-    now: DateTime<Utc>,
-) -> Option<Shown> {
+pub(super) fn shown(net: &Tailnet, viewer: NodeId, peer: NodeId, now: DateTime<Utc>) -> Option<Shown> {
     let node = net.nodes.get(&peer)?;
     node.disco?;
     Some(Shown {
@@ -57,9 +52,7 @@ pub(super) fn shown(
 }
 
 fn addresses(node: &model::Node) -> Vec<IpNet> {
-    [IpAddr::V4(node.ipv4), IpAddr::V6(node.ipv6)]
-        .map(IpNet::from)
-        .to_vec()
+    [IpAddr::V4(node.ipv4), IpAddr::V6(node.ipv6)].map(IpNet::from).to_vec()
 }
 
 fn common(net: &Tailnet, node: &model::Node, routes: &[IpNet]) -> Node {
@@ -83,11 +76,7 @@ fn common(net: &Tailnet, node: &model::Node, routes: &[IpNet]) -> Node {
         created: Some(node.created),
         cap: node.capver,
         tags: node.owner.tags().map(ToString::to_string).collect(),
-        primary_routes: routes
-            .iter()
-            .filter(|r| !routes::is_exit(r))
-            .copied()
-            .collect(),
+        primary_routes: routes.iter().filter(|r| !routes::is_exit(r)).copied().collect(),
         machine_authorized: true,
         ..Node::default()
     }
@@ -136,10 +125,7 @@ fn self_caps(node: &model::Node) -> CapMap {
     let mut caps = CapMap::from([
         ("https://tailscale.com/cap/file-sharing".to_owned(), None),
         ("https://tailscale.com/cap/ssh".to_owned(), None),
-        (
-            "default-auto-update".to_owned(),
-            Some(vec![Value::Bool(false)]),
-        ),
+        ("default-auto-update".to_owned(), Some(vec![Value::Bool(false)])),
     ]);
     if node.owner.user().is_some() {
         caps.insert("https://tailscale.com/cap/is-admin".to_owned(), None);
@@ -166,10 +152,7 @@ pub(super) fn self_differs(sent: &Node, new: &Node) -> bool {
 #[must_use]
 pub(super) fn patch(old: &Node, new: &Node) -> Option<Option<PeerChange>> {
     let mut reached = old.clone();
-    let mut patch = PeerChange {
-        node_id: new.id,
-        ..PeerChange::default()
-    };
+    let mut patch = PeerChange { node_id: new.id, ..PeerChange::default() };
     // A patch cannot clear these (control.md 7.1).
     if old.home_derp != new.home_derp && new.home_derp != RegionId(0) {
         patch.derp_region = new.home_derp;
@@ -203,9 +186,6 @@ pub(super) fn patch(old: &Node, new: &Node) -> Option<Option<PeerChange>> {
     if reached != *new {
         return None;
     }
-    let empty = PeerChange {
-        node_id: new.id,
-        ..PeerChange::default()
-    };
+    let empty = PeerChange { node_id: new.id, ..PeerChange::default() };
     Some((patch != empty).then_some(patch))
 }

@@ -13,9 +13,7 @@ use super::register::{TAGGED_NAME, TAGGED_USER};
 use super::state::Tailnet;
 use super::types::Settings;
 use crate::keys::{NodeId, UserId};
-use crate::wire::{
-    ClientVersion, DebugSettings, FilterRule, MapResponse, Node, PeerChange, UserProfile,
-};
+use crate::wire::{ClientVersion, DebugSettings, FilterRule, MapResponse, Node, PeerChange, UserProfile};
 
 /// What a stream was last sent; the base of its deltas.
 pub(super) struct Sent {
@@ -56,14 +54,8 @@ pub(super) fn full(net: &Tailnet, me: NodeId, now: DateTime<Utc>) -> Option<(Map
         packet_filters: Some(filters(&sent.filter)),
         user_profiles: profiles(net, &users, &mut sent.users),
         control_time: Some(now),
-        debug: Some(DebugSettings {
-            disable_log_tail: true,
-            ..DebugSettings::default()
-        }),
-        client_version: Some(ClientVersion {
-            running_latest: true,
-            ..ClientVersion::default()
-        }),
+        debug: Some(DebugSettings { disable_log_tail: true, ..DebugSettings::default() }),
+        client_version: Some(ClientVersion { running_latest: true, ..ClientVersion::default() }),
         ..MapResponse::default()
     };
     sent.peers = peers;
@@ -139,10 +131,7 @@ fn peers(net: &Tailnet, me: NodeId, now: DateTime<Utc>) -> BTreeMap<NodeId, Show
         return BTreeMap::new();
     }
     let peers = net.compiled.peers(me);
-    peers
-        .into_iter()
-        .filter_map(|id| Some((id, map_node::shown(net, me, id, now)?)))
-        .collect()
+    peers.into_iter().filter_map(|id| Some((id, map_node::shown(net, me, id, now)?))).collect()
 }
 
 fn rules(net: &Tailnet, me: NodeId) -> Arc<[FilterRule]> {
@@ -154,10 +143,7 @@ fn rules(net: &Tailnet, me: NodeId) -> Arc<[FilterRule]> {
 
 /// Clears all chunks and sets ours, so that an empty filter really blocks (trap 8).
 fn filters(rules: &Arc<[FilterRule]>) -> BTreeMap<String, Option<Vec<FilterRule>>> {
-    BTreeMap::from([
-        ("*".to_owned(), None),
-        ("base".to_owned(), Some(rules.to_vec())),
-    ])
+    BTreeMap::from([("*".to_owned(), None), ("base".to_owned(), Some(rules.to_vec()))])
 }
 
 fn owner_of(node: &crate::model::Node) -> UserId {
@@ -259,11 +245,7 @@ fn peers_delta(
     } else if !net.expired.contains(&sent.me) {
         for id in change.nodes.iter().copied().filter(|id| *id != sent.me) {
             let visible = net.nodes.contains_key(&id) && net.compiled.visible(sent.me, id);
-            let new = if visible {
-                map_node::shown(net, sent.me, id, now)
-            } else {
-                None
-            };
+            let new = if visible { map_node::shown(net, sent.me, id, now) } else { None };
             tell(id, new, &mut sent.peers);
         }
     }

@@ -49,9 +49,8 @@ pub(super) fn take_hostname(net: &Tailnet, node: &mut Node, info: &Hostinfo) {
     }
     let label = crate::dns::sanitize_label(&info.hostname);
     let id = node.id;
-    node.name = crate::dns::unique_label(&label, &|taken| {
-        net.by_name.get(taken).is_some_and(|other| *other != id)
-    });
+    node.name =
+        crate::dns::unique_label(&label, &|taken| net.by_name.get(taken).is_some_and(|other| *other != id));
 }
 
 /// Applies a lite update.

@@ -107,11 +107,7 @@ impl Owner {
             Ok(()) if draft.writes.is_empty() => Ok(()),
             Ok(()) => {
                 let writes = std::mem::take(&mut draft.writes);
-                self.shared
-                    .store
-                    .commit(writes)
-                    .await
-                    .map_err(|e| e.to_string())
+                self.shared.store.commit(writes).await.map_err(|e| e.to_string())
             }
             Err(_) => Err("an internal fault; the log has the details".to_owned()),
         };
@@ -128,13 +124,7 @@ impl Owner {
     }
 
     fn publish(&mut self, draft: Draft) {
-        let Draft {
-            net,
-            change,
-            revoked,
-            lagging,
-            ..
-        } = draft;
+        let Draft { net, change, revoked, lagging, .. } = draft;
         self.lagging.extend(lagging);
         let before = self.shared.net.load_full();
         let logins_changed = !Arc::ptr_eq(&before.logins, &net.logins);

@@ -27,9 +27,7 @@ pub(super) const DEFAULT_TEXT: &str = r#"// Who may reach whom. This is the defa
 /// All faults.
 pub(super) fn parse(text: &str) -> Result<Policy, AdminError> {
     if text.len() > MAX_TEXT {
-        return Err(AdminError::Invalid(
-            "the policy is larger than 4 MiB".into(),
-        ));
+        return Err(AdminError::Invalid("the policy is larger than 4 MiB".into()));
     }
     Policy::parse(text).map_err(AdminError::Policy)
 }
@@ -71,12 +69,8 @@ pub(super) fn set(
     }
     outcome.version = current + 1;
     outcome.applied = true;
-    let version = PolicyVersion {
-        version: current + 1,
-        text,
-        author: by.to_owned(),
-        created: draft.now.wall,
-    };
+    let version =
+        PolicyVersion { version: current + 1, text, author: by.to_owned(), created: draft.now.wall };
     draft.put_policy(version, policy);
     Ok(outcome)
 }

@@ -118,21 +118,14 @@ impl Hub {
         });
         if !Arc::ptr_eq(&entry.slot, &slot) {
             let old = std::mem::replace(&mut entry.slot, Arc::clone(&slot));
-            old.replaced
-                .store(true, std::sync::atomic::Ordering::Release);
+            old.replaced.store(true, std::sync::atomic::Ordering::Release);
             old.wake.notify_one();
         }
         entry.sessions.insert(session);
         entry.until = None;
         drop(inner);
         self.wake.notify_one();
-        Guard {
-            hub: Arc::clone(self),
-            node,
-            session,
-            slot,
-            clock,
-        }
+        Guard { hub: Arc::clone(self), node, session, slot, clock }
     }
 
     /// Nodes whose presence may differ from what was published, with how it is now.
@@ -225,10 +218,7 @@ mod tests {
         let slot = Slot::default();
         for id in 1..=3 {
             let nodes = std::iter::once(NodeId(id)).collect();
-            slot.put(&Change {
-                nodes,
-                ..Change::default()
-            });
+            slot.put(&Change { nodes, ..Change::default() });
         }
         let change = slot.next().await.unwrap();
         assert_eq!(change.nodes.len(), 3);

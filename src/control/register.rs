@@ -32,18 +32,11 @@ fn answer(response: RegisterResponse) -> Outcome {
 }
 
 fn refuse(error: impl Into<String>) -> Outcome {
-    answer(RegisterResponse {
-        error: error.into(),
-        ..RegisterResponse::default()
-    })
+    answer(RegisterResponse { error: error.into(), ..RegisterResponse::default() })
 }
 
 /// Decides a registration of the machine whose key was proven.
-pub(super) fn register(
-    draft: &mut Draft,
-    machine: MachinePublic,
-    request: RegisterRequest,
-) -> Outcome {
+pub(super) fn register(draft: &mut Draft, machine: MachinePublic, request: RegisterRequest) -> Outcome {
     if request.version < CapVer::OLDEST {
         return refuse(format!(
             "this client is too old: it speaks protocol version {}, the oldest served is {} (Tailscale 1.80); update the client",
@@ -83,10 +76,9 @@ pub(super) fn register(
     match auth {
         Some(key) if request.followup.is_empty() => by_key(draft, machine, request, &key),
         // Trap 16: an expired node that comes with the same key must make a new one first.
-        _ if known.is_some() => answer(RegisterResponse {
-            node_key_expired: true,
-            ..RegisterResponse::default()
-        }),
+        _ if known.is_some() => {
+            answer(RegisterResponse { node_key_expired: true, ..RegisterResponse::default() })
+        }
         _ => interactive(draft, machine, request),
     }
 }
@@ -102,10 +94,7 @@ fn log_out(draft: &mut Draft, known: Option<&Node>) -> Outcome {
             draft.put_node(node);
         }
     }
-    answer(RegisterResponse {
-        node_key_expired: true,
-        ..RegisterResponse::default()
-    })
+    answer(RegisterResponse { node_key_expired: true, ..RegisterResponse::default() })
 }
 
 fn shorten(draft: &mut Draft, node: &Node, at: DateTime<Utc>) -> Outcome {
@@ -128,11 +117,7 @@ fn welcome(net: &Tailnet, node: &Node) -> Outcome {
         None => (TAGGED_USER, TAGGED_NAME.to_owned()),
     };
     answer(RegisterResponse {
-        user: User {
-            id,
-            display_name: name.clone(),
-            ..User::default()
-        },
+        user: User { id, display_name: name.clone(), ..User::default() },
         login: Login {
             id,
             provider: "tsd".into(),
@@ -145,12 +130,7 @@ fn welcome(net: &Tailnet, node: &Node) -> Outcome {
     })
 }
 
-fn by_key(
-    draft: &mut Draft,
-    machine: MachinePublic,
-    request: RegisterRequest,
-    text: &str,
-) -> Outcome {
+fn by_key(draft: &mut Draft, machine: MachinePublic, request: RegisterRequest, text: &str) -> Outcome {
     let key = match usable_key(&draft.net, text, draft.now.wall) {
         Ok(key) => key,
         Err(why) => return refuse(why),
@@ -217,14 +197,10 @@ fn usable_key(net: &Tailnet, text: &str, now: DateTime<Utc>) -> Result<PreAuthKe
         return Err(format!("the pre-auth key {id} has expired; {REMEDY}"));
     }
     if !key.reusable && key.uses > 0 {
-        return Err(format!(
-            "the pre-auth key {id} was already used and works only once; {REMEDY}"
-        ));
+        return Err(format!("the pre-auth key {id} was already used and works only once; {REMEDY}"));
     }
     if !net.users.contains_key(&key.user) {
-        return Err(format!(
-            "the pre-auth key {id} was revoked with its user; {REMEDY}"
-        ));
+        return Err(format!("the pre-auth key {id} was revoked with its user; {REMEDY}"));
     }
     Ok((**key).clone())
 }
@@ -234,12 +210,7 @@ fn usable_key(net: &Tailnet, text: &str, now: DateTime<Utc>) -> Result<PreAuthKe
 ///
 /// # Errors
 /// When a tag may not be applied; the text names it and the rule.
-pub(super) fn owner(
-    net: &Tailnet,
-    user: UserId,
-    held: &[Tag],
-    asked: &[String],
-) -> Result<Owner, String> {
+pub(super) fn owner(net: &Tailnet, user: UserId, held: &[Tag], asked: &[String]) -> Result<Owner, String> {
     let name = net.users.get(&user).map(|u| u.name.as_str());
     let mut tags: Vec<Tag> = held.to_vec();
     for text in asked {
@@ -248,9 +219,7 @@ pub(super) fn owner(
             continue;
         }
         if !net.policy.declares(&tag) {
-            return Err(format!(
-                "{tag} is not declared: add it to \"tagOwners\" in the policy"
-            ));
+            return Err(format!("{tag} is not declared: add it to \"tagOwners\" in the policy"));
         }
         if !net.policy.may_apply(&tag, name, held) {
             return Err(format!(
@@ -376,8 +345,7 @@ pub(super) fn login_id(text: &str) -> LoginId {
 
 fn interactive(draft: &mut Draft, machine: MachinePublic, request: RegisterRequest) -> Outcome {
     let now = draft.now.wall;
-    let same =
-        |l: &PendingLogin| l.machine == machine && l.key == request.node_key && l.expires > now;
+    let same = |l: &PendingLogin| l.machine == machine && l.key == request.node_key && l.expires > now;
     if request.followup.is_empty() {
         // A daemon that restarted while waiting goes on with the login it has.
         let waiting = draft.net.logins.values().find(|l| same(l)).cloned();

@@ -36,10 +36,7 @@ pub(super) fn elect(net: &Tailnet) -> BTreeMap<IpNet, NodeId> {
             .or_else(|| nodes.first())
             .copied()
     };
-    servers
-        .iter()
-        .filter_map(|(route, nodes)| Some((*route, elected(route, nodes)?)))
-        .collect()
+    servers.iter().filter_map(|(route, nodes)| Some((*route, elected(route, nodes)?))).collect()
 }
 
 /// Adds every node that won or lost a route to `nodes`.

@@ -17,8 +17,8 @@ use super::owner::{self, Owner, RevokedHook, Shared};
 use super::presence::Hub;
 use super::state::{Draft, Tailnet};
 pub use super::types::{
-    Actor, AdminError, AuthKeyView, ControlStats, LoginView, NewAuthKey, NewAuthKeyRequest,
-    NodeView, PolicyOutcome, Settings, UserView,
+    Actor, AdminError, AuthKeyView, ControlStats, LoginView, NewAuthKey, NewAuthKeyRequest, NodeView,
+    PolicyOutcome, Settings, UserView,
 };
 use super::{admin, policy, views};
 use crate::acl::Policy;
@@ -134,8 +134,7 @@ impl Control {
     #[must_use]
     pub fn knows_node(&self, key: &NodePublic) -> bool {
         let net = self.net();
-        net.by_key(key)
-            .is_some_and(|n| !n.expired(Now::read().wall))
+        net.by_key(key).is_some_and(|n| !n.expired(Now::read().wall))
     }
 
     /// Replaces the settings and tells clients what changed.
@@ -157,10 +156,7 @@ impl Control {
         let mut tasks = std::mem::take(&mut *self.inner.tasks.lock());
         let ended = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(LAST_CALL, ended).await.is_err() {
-            tracing::warn!(
-                left = tasks.len(),
-                "connections did not end in time; they are cut"
-            );
+            tracing::warn!(left = tasks.len(), "connections did not end in time; they are cut");
             tasks.shutdown().await;
         }
         self.inner.end.send_replace(true);
@@ -208,12 +204,7 @@ impl Control {
     ///
     /// # Errors
     /// When there is no such user or the name is taken.
-    pub async fn rename_user(
-        &self,
-        by: &Actor,
-        user: &str,
-        name: &str,
-    ) -> Result<UserView, AdminError> {
+    pub async fn rename_user(&self, by: &Actor, user: &str, name: &str) -> Result<UserView, AdminError> {
         let user = user.to_owned();
         let name = name.to_owned();
         let by = by.clone();
@@ -285,10 +276,7 @@ impl Control {
     #[must_use]
     pub fn nodes(&self) -> Vec<NodeView> {
         let (net, now) = (self.net(), Now::read().wall);
-        net.nodes
-            .values()
-            .map(|n| views::node(&net, n, now))
-            .collect()
+        net.nodes.values().map(|n| views::node(&net, n, now)).collect()
     }
 
     /// One node by id, label, full name or address.
@@ -305,12 +293,7 @@ impl Control {
     ///
     /// # Errors
     /// When there is no such node, the name is no label, or taken.
-    pub async fn rename_node(
-        &self,
-        by: &Actor,
-        node: &str,
-        name: &str,
-    ) -> Result<NodeView, AdminError> {
+    pub async fn rename_node(&self, by: &Actor, node: &str, name: &str) -> Result<NodeView, AdminError> {
         let node = node.to_owned();
         let name = name.to_owned();
         let by = by.clone();
@@ -326,12 +309,7 @@ impl Control {
     ///
     /// # Errors
     /// When there is no such node or a tag is not declared in the policy.
-    pub async fn tag_node(
-        &self,
-        by: &Actor,
-        node: &str,
-        tags: &[Tag],
-    ) -> Result<NodeView, AdminError> {
+    pub async fn tag_node(&self, by: &Actor, node: &str, tags: &[Tag]) -> Result<NodeView, AdminError> {
         let node = node.to_owned();
         let tags = tags.to_vec();
         let by = by.clone();
@@ -398,12 +376,8 @@ impl Control {
     #[must_use]
     pub fn logins(&self) -> Vec<LoginView> {
         let (net, now) = (self.net(), Now::read().wall);
-        let mut logins: Vec<LoginView> = net
-            .logins
-            .values()
-            .filter(|l| l.expires > now)
-            .map(|l| views::login(l))
-            .collect();
+        let mut logins: Vec<LoginView> =
+            net.logins.values().filter(|l| l.expires > now).map(|l| views::login(l)).collect();
         logins.sort_by_key(|l| l.created);
         logins
     }
@@ -470,9 +444,7 @@ impl Control {
             let parsed = policy::parse(&text)?;
             Ok(policy::check(&net, &parsed))
         });
-        checked
-            .await
-            .unwrap_or_else(|e| Err(AdminError::Internal(e.to_string())))
+        checked.await.unwrap_or_else(|e| Err(AdminError::Internal(e.to_string())))
     }
 
     /// Stores a text and applies it to connected clients. `expect` is the version the editor started
@@ -528,11 +500,7 @@ impl Control {
     ///
     /// # Errors
     /// When the disk fails.
-    pub async fn take_secret(
-        &self,
-        kind: &str,
-        hash: [u8; 32],
-    ) -> Result<Option<String>, AdminError> {
+    pub async fn take_secret(&self, kind: &str, hash: [u8; 32]) -> Result<Option<String>, AdminError> {
         let store = &self.inner.shared.store;
         let found = store.secret(kind, hash, true, Now::read().wall);
         found.await.map_err(|e| AdminError::Internal(e.to_string()))
@@ -576,19 +544,13 @@ impl Control {
             })
         });
         let gone = || AdminError::Internal("the server is stopping; nothing was changed".into());
-        self.inner
-            .commands
-            .send(command)
-            .await
-            .map_err(|_| gone())?;
+        self.inner.commands.send(command).await.map_err(|_| gone())?;
         told.await.unwrap_or_else(|_| Err(gone()))
     }
 
     /// Starts a task that ends with the server; `None` when there are too many.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Option<()> {
-        let permit = Arc::clone(&self.inner.connections)
-            .try_acquire_owned()
-            .ok()?;
+        let permit = Arc::clone(&self.inner.connections).try_acquire_owned().ok()?;
         let mut tasks = self.inner.tasks.lock();
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {

@@ -105,9 +105,7 @@ impl Session {
         // Listening begins before the snapshot is read, so that nothing falls between.
         let hub = &control.shared().hub;
         let guard = hub.connect(me, || Now::read().mono);
-        let (bytes, sent) = first(control, me, compress)
-            .await
-            .ok_or(StartError::Failed)?;
+        let (bytes, sent) = first(control, me, compress).await.ok_or(StartError::Failed)?;
         let mut session = Self {
             control: control.clone(),
             guard,

@@ -66,36 +66,16 @@ impl Tailnet {
         now: Now,
     ) -> Self {
         let compiled = Arc::new(policy.compile(&World::default()));
-        let nodes: BTreeMap<_, _> = stored
-            .nodes
-            .into_iter()
-            .map(|n| (n.id, Arc::new(n)))
-            .collect();
+        let nodes: BTreeMap<_, _> = stored.nodes.into_iter().map(|n| (n.id, Arc::new(n))).collect();
         let by_key = nodes.values().map(|n| (n.key, n.id)).collect();
         let by_name = nodes.values().map(|n| (n.name.clone(), n.id)).collect();
-        let expired = nodes
-            .values()
-            .filter(|n| n.expired(now.wall))
-            .map(|n| n.id)
-            .collect();
+        let expired = nodes.values().filter(|n| n.expired(now.wall)).map(|n| n.id).collect();
         let by_id = |u: User| (u.id, Arc::new(u));
         let mut net = Self {
             users: Arc::new(stored.users.into_iter().map(by_id).collect()),
             nodes: Arc::new(nodes),
-            keys: Arc::new(
-                stored
-                    .keys
-                    .into_iter()
-                    .map(|k| (k.id, Arc::new(k)))
-                    .collect(),
-            ),
-            logins: Arc::new(
-                stored
-                    .logins
-                    .into_iter()
-                    .map(|l| (l.id.clone(), Arc::new(l)))
-                    .collect(),
-            ),
+            keys: Arc::new(stored.keys.into_iter().map(|k| (k.id, Arc::new(k))).collect()),
+            logins: Arc::new(stored.logins.into_iter().map(|l| (l.id.clone(), Arc::new(l))).collect()),
             rejected: Arc::default(),
             by_key: Arc::new(by_key),
             by_name: Arc::new(by_name),
@@ -119,10 +99,7 @@ impl Tailnet {
     /// What the policy is resolved against.
     #[must_use]
     pub(super) fn world(&self) -> World {
-        let user = |u: &Arc<User>| WorldUser {
-            id: u.id,
-            name: u.name.clone(),
-        };
+        let user = |u: &Arc<User>| WorldUser { id: u.id, name: u.name.clone() };
         let node = |n: &Arc<Node>| WorldNode {
             id: n.id,
             owner: n.owner.clone(),
@@ -308,10 +285,7 @@ impl Draft {
         Arc::make_mut(&mut self.net.online).remove(&id);
         self.net.ledger.release(node.ipv4, self.now.wall);
         self.lagging.remove(&id);
-        self.writes.push(Write::DeleteNode {
-            id,
-            at: self.now.wall,
-        });
+        self.writes.push(Write::DeleteNode { id, at: self.now.wall });
         self.revoked.push(node.key);
         self.change.nodes.insert(id);
         self.world_changed = true;

@@ -30,13 +30,8 @@ pub(super) fn tick(draft: &mut Draft, started: DateTime<Utc>) {
         tracing::info!(node = %id, "ephemeral node removed");
         draft.delete_node(id);
     }
-    let lapsed: Vec<LoginId> = draft
-        .net
-        .logins
-        .values()
-        .filter(|l| l.expires <= now)
-        .map(|l| l.id.clone())
-        .collect();
+    let lapsed: Vec<LoginId> =
+        draft.net.logins.values().filter(|l| l.expires <= now).map(|l| l.id.clone()).collect();
     for id in lapsed {
         draft.drop_login(&id);
     }

@@ -68,10 +68,7 @@ pub(super) fn auth_key(net: &Tailnet, key: &PreAuthKey, now: DateTime<Utc>) -> A
     };
     AuthKeyView {
         id: key.id,
-        user: user.map_or_else(
-            || format!("(deleted user {})", key.user),
-            |u| u.name.clone(),
-        ),
+        user: user.map_or_else(|| format!("(deleted user {})", key.user), |u| u.name.clone()),
         reusable: key.reusable,
         ephemeral: key.ephemeral,
         tags: key.tags.iter().flat_map(|t| t.iter().cloned()).collect(),
@@ -123,14 +120,9 @@ pub(super) fn find_node(net: &Tailnet, text: &str) -> Result<std::sync::Arc<Node
         Some(node.id)
     };
     let by_id = || wanted.parse::<NodeId>().ok();
-    by_name()
-        .or_else(by_address)
-        .or_else(by_id)
-        .and_then(|id| net.nodes.get(&id))
-        .cloned()
-        .ok_or_else(|| {
-            AdminError::NotFound(format!(
-                "there is no device {text:?}; `tsd nodes list` shows all (id, name or address will do)"
-            ))
-        })
+    by_name().or_else(by_address).or_else(by_id).and_then(|id| net.nodes.get(&id)).cloned().ok_or_else(|| {
+        AdminError::NotFound(format!(
+            "there is no device {text:?}; `tsd nodes list` shows all (id, name or address will do)"
+        ))
+    })
 }

@@ -39,13 +39,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream<S> {
     }
 
     async fn end(io: S, role: Role) -> Self {
-        let config = WebSocketConfig::default()
-            .max_message_size(Some(MAX_MESSAGE))
-            .max_frame_size(Some(MAX_MESSAGE));
-        Self {
-            socket: WebSocketStream::from_raw_socket(io, role, Some(config)).await,
-            rest: Bytes::new(),
-        }
+        let config =
+            WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
+        Self { socket: WebSocketStream::from_raw_socket(io, role, Some(config)).await, rest: Bytes::new() }
     }
 }
 
@@ -58,11 +54,7 @@ fn broken(error: Error) -> io::Error {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ByteStream<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         while this.rest.is_empty() {
             match ready!(Pin::new(&mut this.socket).poll_next(cx)) {
@@ -86,11 +78,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ByteStream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ByteStream<S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.socket).poll_ready(cx)).map_err(broken)?;
         let part = buf.get(..buf.len().min(MAX_MESSAGE)).unwrap_or(buf);
@@ -101,14 +89,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ByteStream<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket)
-            .poll_flush(cx)
-            .map_err(broken)
+        Pin::new(&mut self.get_mut().socket).poll_flush(cx).map_err(broken)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket)
-            .poll_close(cx)
-            .map_err(broken)
+        Pin::new(&mut self.get_mut().socket).poll_close(cx).map_err(broken)
     }
 }

@@ -174,10 +174,7 @@ impl DerpReceiver {
             };
             self.silent_at = in_future(SILENCE);
             return Ok(match frame {
-                Frame::RecvPacket { from, packet } => DerpEvent::Packet {
-                    from,
-                    bytes: packet,
-                },
+                Frame::RecvPacket { from, packet } => DerpEvent::Packet { from, bytes: packet },
                 Frame::PeerGone { key, reason } => DerpEvent::PeerGone { key, reason },
                 Frame::Health(text) => DerpEvent::Health(text),
                 Frame::Restarting { .. } => DerpEvent::Restarting,
@@ -222,11 +219,8 @@ pub async fn connect(
         let mut error = DerpClientError::NoNode(region.region_id);
         for (index, node) in nodes.iter().enumerate() {
             let more = index + 1 < nodes.len();
-            let (dial, whole) = if more {
-                (NODE_TIMEOUT, TRY_TIMEOUT)
-            } else {
-                (CONNECT_TIMEOUT, CONNECT_TIMEOUT)
-            };
+            let (dial, whole) =
+                if more { (NODE_TIMEOUT, TRY_TIMEOUT) } else { (CONNECT_TIMEOUT, CONNECT_TIMEOUT) };
             let ideal = ideal.filter(|ideal| *ideal != node.name);
             let attempt = connect_node(node, ideal, key, options, rng, dial);
             match timeout(whole, attempt).await {
@@ -240,9 +234,7 @@ pub async fn connect(
         }
         Err(error)
     };
-    timeout(CONNECT_TIMEOUT, all)
-        .await
-        .map_err(|_| DerpClientError::Timeout)?
+    timeout(CONNECT_TIMEOUT, all).await.map_err(|_| DerpClientError::Timeout)?
 }
 
 async fn connect_node(
@@ -286,27 +278,14 @@ pub(super) async fn login<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     let mut writer = JoinSet::new();
     let queue = Arc::clone(&outbox);
     writer.spawn(async move {
-        let pace = Pace {
-            kind: frame::kind::SEND_PACKET,
-            write: WRITE_DEADLINE * 5,
-            keep_alive: None,
-        };
+        let pace = Pace { kind: frame::kind::SEND_PACKET, write: WRITE_DEADLINE * 5, keep_alive: None };
         let ended = write_loop(writing, &queue, pace).await;
         queue.close(None);
         ended
     });
     let pongs = Arc::new(watch::Sender::new(0));
-    let sender = DerpSender {
-        outbox: Arc::clone(&outbox),
-        pongs: Arc::clone(&pongs),
-    };
-    let receiver = DerpReceiver {
-        frames,
-        outbox,
-        pongs,
-        writer,
-        silent_at: in_future(SILENCE),
-    };
+    let sender = DerpSender { outbox: Arc::clone(&outbox), pongs: Arc::clone(&pongs) };
+    let receiver = DerpReceiver { frames, outbox, pongs, writer, silent_at: in_future(SILENCE) };
     Ok((sender, receiver))
 }
 
@@ -318,10 +297,8 @@ pub(super) async fn login<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
 pub async fn latency(node: &DerpNode, options: &DialOptions) -> Result<Duration, DerpClientError> {
     let measure = async {
         let mut tls = dial_tls(node, options, LATENCY_TIMEOUT).await?;
-        let request = format!(
-            "GET /derp/latency-check HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
-            host(node)
-        );
+        let request =
+            format!("GET /derp/latency-check HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", host(node));
         let started = in_future(Duration::ZERO);
         let (head, _) = http_exchange(&mut tls, &request).await?;
         let took = started.elapsed();
@@ -332,9 +309,7 @@ pub async fn latency(node: &DerpNode, options: &DialOptions) -> Result<Duration,
             Err(DerpClientError::Http(first_line(&head)))
         }
     };
-    timeout(LATENCY_TIMEOUT, measure)
-        .await
-        .map_err(|_| DerpClientError::Timeout)?
+    timeout(LATENCY_TIMEOUT, measure).await.map_err(|_| DerpClientError::Timeout)?
 }
 
 fn in_future(by: Duration) -> Instant {
@@ -343,10 +318,7 @@ fn in_future(by: Duration) -> Instant {
 
 fn host(node: &DerpNode) -> String {
     // The name goes into a header line.
-    node.host_name
-        .chars()
-        .filter(|c| c.is_ascii_graphic())
-        .collect()
+    node.host_name.chars().filter(|c| c.is_ascii_graphic()).collect()
 }
 
 async fn http_exchange<S: AsyncRead + AsyncWrite + Unpin>(
@@ -378,10 +350,7 @@ fn first_line(head: &[u8]) -> String {
 
 fn status(head: &[u8]) -> Option<&str> {
     let (version, rest) = std::str::from_utf8(head).ok()?.split_once(' ')?;
-    version
-        .starts_with("HTTP/1.")
-        .then(|| rest.get(..3))
-        .flatten()
+    version.starts_with("HTTP/1.").then(|| rest.get(..3)).flatten()
 }
 
 async fn dial_tls(
@@ -390,9 +359,8 @@ async fn dial_tls(
     dial_timeout: Duration,
 ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, DerpClientError> {
     let (config, name) = client_config(node, &options.roots)?;
-    let tcp = timeout(dial_timeout, dial(node, options.mark))
-        .await
-        .map_err(|_| DerpClientError::Timeout)??;
+    let tcp =
+        timeout(dial_timeout, dial(node, options.mark)).await.map_err(|_| DerpClientError::Timeout)??;
     let connector = tokio_rustls::TlsConnector::from(config);
     Ok(connector.connect(name, tcp).await?)
 }
@@ -421,11 +389,7 @@ async fn dial(node: &DerpNode, mark: Option<u32>) -> Result<TcpStream, DerpClien
 /// Literals of the map come first; DNS is asked for a family the map does not settle only when there
 /// is no literal at all. `none` disables a family.
 async fn addresses(node: &DerpNode) -> Result<Vec<SocketAddr>, DerpClientError> {
-    let port = if node.derp_port == 0 {
-        443
-    } else {
-        node.derp_port
-    };
+    let port = if node.derp_port == 0 { 443 } else { node.derp_port };
     let literals: Vec<_> = [&node.ipv4, &node.ipv6]
         .into_iter()
         .filter_map(|text| text.parse::<IpAddr>().ok())
@@ -454,7 +418,5 @@ async fn tcp(address: SocketAddr, mark: Option<u32>) -> std::io::Result<TcpStrea
     }
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    TcpSocket::from_std_stream(socket.into())
-        .connect(address)
-        .await
+    TcpSocket::from_std_stream(socket.into()).connect(address).await
 }

@@ -93,10 +93,7 @@ impl Header {
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let (head, _) = bytes.split_first_chunk::<HEADER_LEN>()?;
         let [kind, a, b, c, d] = *head;
-        Some(Self {
-            kind,
-            len: u32::from_be_bytes([a, b, c, d]),
-        })
+        Some(Self { kind, len: u32::from_be_bytes([a, b, c, d]) })
     }
 
     /// The bytes on the wire.
@@ -258,10 +255,7 @@ impl Frame {
     /// # Errors
     /// When the payload is shorter than its layout or is not the DERP greeting.
     pub fn parse(kind: u8, mut payload: Bytes) -> Result<Self, FrameError> {
-        let short = FrameError::Short {
-            kind,
-            len: payload.len(),
-        };
+        let short = FrameError::Short { kind, len: payload.len() };
         Self::read(kind, &mut payload).unwrap_or(Err(short))
     }
 
@@ -273,19 +267,10 @@ impl Frame {
                 }
                 Self::ServerKey(DerpPublic::from_bytes(take(payload)?))
             }
-            kind::CLIENT_INFO => Self::ClientInfo {
-                key: node(payload)?,
-                sealed: payload.split_off(0),
-            },
+            kind::CLIENT_INFO => Self::ClientInfo { key: node(payload)?, sealed: payload.split_off(0) },
             kind::SERVER_INFO => Self::ServerInfo(payload.split_off(0)),
-            kind::SEND_PACKET => Self::SendPacket {
-                to: node(payload)?,
-                packet: payload.split_off(0),
-            },
-            kind::RECV_PACKET => Self::RecvPacket {
-                from: node(payload)?,
-                packet: payload.split_off(0),
-            },
+            kind::SEND_PACKET => Self::SendPacket { to: node(payload)?, packet: payload.split_off(0) },
+            kind::RECV_PACKET => Self::RecvPacket { from: node(payload)?, packet: payload.split_off(0) },
             kind::KEEP_ALIVE => Self::KeepAlive,
             kind::NOTE_PREFERRED => Self::NotePreferred(take::<1>(payload)? != [0]),
             kind::PEER_GONE => Self::PeerGone {
@@ -299,11 +284,9 @@ impl Frame {
                 let flags = take::<1>(payload).map_or(0, |[f]| f);
                 Self::PeerPresent { key, addr, flags }
             }
-            kind::FORWARD_PACKET => Self::ForwardPacket {
-                from: node(payload)?,
-                to: node(payload)?,
-                packet: payload.split_off(0),
-            },
+            kind::FORWARD_PACKET => {
+                Self::ForwardPacket { from: node(payload)?, to: node(payload)?, packet: payload.split_off(0) }
+            }
             kind::WATCH_CONNS => Self::WatchConns,
             kind::CLOSE_PEER => Self::ClosePeer(node(payload)?),
             kind::PING => Self::Ping(take(payload)?),
@@ -344,32 +327,21 @@ impl Frame {
                         std::net::IpAddr::V6(v6) => v6.octets(),
                     };
                     let port = addr.port().to_be_bytes();
-                    put(
-                        out,
-                        kind::PEER_PRESENT,
-                        &[key.as_bytes(), &ip, &port, &[*flags]],
-                    );
+                    put(out, kind::PEER_PRESENT, &[key.as_bytes(), &ip, &port, &[*flags]]);
                 }
                 None => put(out, kind::PEER_PRESENT, &[key.as_bytes()]),
             },
-            Self::ForwardPacket { from, to, packet } => put(
-                out,
-                kind::FORWARD_PACKET,
-                &[from.as_bytes(), to.as_bytes(), packet],
-            ),
+            Self::ForwardPacket { from, to, packet } => {
+                put(out, kind::FORWARD_PACKET, &[from.as_bytes(), to.as_bytes(), packet])
+            }
             Self::WatchConns => put(out, kind::WATCH_CONNS, &[]),
             Self::ClosePeer(key) => put(out, kind::CLOSE_PEER, &[key.as_bytes()]),
             Self::Ping(data) => put(out, kind::PING, &[data]),
             Self::Pong(data) => put(out, kind::PONG, &[data]),
             Self::Health(text) => put(out, kind::HEALTH, &[text.as_bytes()]),
-            Self::Restarting {
-                reconnect_in,
-                try_for,
-            } => put(
-                out,
-                kind::RESTARTING,
-                &[&reconnect_in.to_be_bytes(), &try_for.to_be_bytes()],
-            ),
+            Self::Restarting { reconnect_in, try_for } => {
+                put(out, kind::RESTARTING, &[&reconnect_in.to_be_bytes(), &try_for.to_be_bytes()])
+            }
             Self::Unknown(kind) => put(out, *kind, &[]),
         }
     }
@@ -420,9 +392,7 @@ fn present_addr(bytes: [u8; 18]) -> SocketAddr {
     let mut ip = [0; 16];
     let mut port = [0; 2];
     ip.iter_mut().zip(&bytes).for_each(|(a, b)| *a = *b);
-    port.iter_mut()
-        .zip(bytes.iter().skip(16))
-        .for_each(|(a, b)| *a = *b);
+    port.iter_mut().zip(bytes.iter().skip(16)).for_each(|(a, b)| *a = *b);
     SocketAddr::new(Ipv6Addr::from(ip).to_canonical(), u16::from_be_bytes(port))
 }
 
@@ -444,22 +414,13 @@ mod tests {
 
     #[test]
     fn frames_match_the_vectors_of_dataplane_appendix_a() {
-        let send = Frame::SendPacket {
-            to: key(9),
-            packet: Bytes::from(vec![0; 100]),
-        };
+        let send = Frame::SendPacket { to: key(9), packet: Bytes::from(vec![0; 100]) };
         assert_eq!(hex::encode(&send.encode()[..5]), "0400000084");
         for (frame, want) in [
             (Frame::KeepAlive, "0600000000"),
             (Frame::WatchConns, "1000000000"),
             (Frame::NotePreferred(true), "070000000101"),
-            (
-                Frame::Restarting {
-                    reconnect_in: 1000,
-                    try_for: 30_000,
-                },
-                "1500000008000003e800007530",
-            ),
+            (Frame::Restarting { reconnect_in: 1000, try_for: 30_000 }, "1500000008000003e800007530"),
         ] {
             assert_eq!(hex::encode(frame.encode()), want);
         }
@@ -467,27 +428,17 @@ mod tests {
 
     #[test]
     fn peer_present_is_51_bytes_and_short_forms_are_understood() {
-        let present = Frame::PeerPresent {
-            key: key(1),
-            addr: Some("192.0.2.1:7".parse().unwrap()),
-            flags: 1,
-        };
+        let present =
+            Frame::PeerPresent { key: key(1), addr: Some("192.0.2.1:7".parse().unwrap()), flags: 1 };
         assert_eq!(present.encode().len(), HEADER_LEN + 51);
         let short = Bytes::from(vec![1; 32]);
         assert_eq!(
             Frame::parse(kind::PEER_PRESENT, short.clone()),
-            Ok(Frame::PeerPresent {
-                key: key(1),
-                addr: None,
-                flags: 0
-            })
+            Ok(Frame::PeerPresent { key: key(1), addr: None, flags: 0 })
         );
         assert_eq!(
             Frame::parse(kind::PEER_GONE, short),
-            Ok(Frame::PeerGone {
-                key: key(1),
-                reason: GONE_DISCONNECTED
-            })
+            Ok(Frame::PeerGone { key: key(1), reason: GONE_DISCONNECTED })
         );
     }
 
@@ -496,44 +447,21 @@ mod tests {
         let packet = Bytes::from_static(b"packet");
         for frame in [
             Frame::ServerKey(DerpPublic::from_bytes([1; 32])),
-            Frame::ClientInfo {
-                key: key(1),
-                sealed: packet.clone(),
-            },
+            Frame::ClientInfo { key: key(1), sealed: packet.clone() },
             Frame::ServerInfo(packet.clone()),
-            Frame::SendPacket {
-                to: key(1),
-                packet: packet.clone(),
-            },
-            Frame::RecvPacket {
-                from: key(1),
-                packet: packet.clone(),
-            },
+            Frame::SendPacket { to: key(1), packet: packet.clone() },
+            Frame::RecvPacket { from: key(1), packet: packet.clone() },
             Frame::KeepAlive,
             Frame::NotePreferred(false),
-            Frame::PeerGone {
-                key: key(2),
-                reason: GONE_NOT_HERE,
-            },
-            Frame::PeerPresent {
-                key: key(2),
-                addr: Some("[2001:db8::1]:9".parse().unwrap()),
-                flags: 4,
-            },
-            Frame::ForwardPacket {
-                from: key(1),
-                to: key(2),
-                packet,
-            },
+            Frame::PeerGone { key: key(2), reason: GONE_NOT_HERE },
+            Frame::PeerPresent { key: key(2), addr: Some("[2001:db8::1]:9".parse().unwrap()), flags: 4 },
+            Frame::ForwardPacket { from: key(1), to: key(2), packet },
             Frame::WatchConns,
             Frame::ClosePeer(key(3)),
             Frame::Ping([1; 8]),
             Frame::Pong([2; 8]),
             Frame::Health("slow".into()),
-            Frame::Restarting {
-                reconnect_in: 1,
-                try_for: 2,
-            },
+            Frame::Restarting { reconnect_in: 1, try_for: 2 },
         ] {
             assert_eq!(reparse(&frame), frame);
         }
@@ -542,10 +470,7 @@ mod tests {
     #[test]
     fn lengths_are_refused_before_anything_is_buffered() {
         let long = |kind, len| plan_from_client(Header { kind, len });
-        assert_eq!(
-            long(kind::SEND_PACKET, 65_536 + 32),
-            Ok(Plan::Take(65_536 + 32))
-        );
+        assert_eq!(long(kind::SEND_PACKET, 65_536 + 32), Ok(Plan::Take(65_536 + 32)));
         assert!(long(kind::SEND_PACKET, 65_536 + 33).is_err());
         assert!(long(kind::SEND_PACKET, 31).is_err());
         assert!(long(kind::PING, 1001).is_err());
@@ -555,23 +480,14 @@ mod tests {
         assert!(long(0x77, u32::MAX).is_err());
         for kind in 0..=255 {
             assert!(long(kind, u32::MAX).is_err());
-            assert!(
-                plan_from_server(Header {
-                    kind,
-                    len: u32::MAX
-                })
-                .is_err()
-            );
+            assert!(plan_from_server(Header { kind, len: u32::MAX }).is_err());
         }
     }
 
     #[test]
     fn a_wrong_greeting_is_named() {
         let bytes = Bytes::from(vec![0; 40]);
-        assert_eq!(
-            Frame::parse(kind::SERVER_KEY, bytes),
-            Err(FrameError::Magic)
-        );
+        assert_eq!(Frame::parse(kind::SERVER_KEY, bytes), Err(FrameError::Magic));
     }
 
     proptest! {

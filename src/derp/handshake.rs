@@ -64,10 +64,7 @@ fn zero<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde hands over a reference"
-)]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
 fn not(value: &bool) -> bool {
     !value
 }
@@ -76,11 +73,7 @@ impl ClientInfo {
     /// What `tsd node` says.
     #[must_use]
     pub fn ours() -> Self {
-        Self {
-            version: PROTOCOL_VERSION,
-            can_ack_pings: true,
-            ..Self::default()
-        }
+        Self { version: PROTOCOL_VERSION, can_ack_pings: true, ..Self::default() }
     }
 }
 
@@ -88,25 +81,14 @@ impl ServerInfo {
     /// What our relay says.
     #[must_use]
     pub fn ours() -> Self {
-        Self {
-            version: PROTOCOL_VERSION,
-            ..Self::default()
-        }
+        Self { version: PROTOCOL_VERSION, ..Self::default() }
     }
 }
 
 /// Client: answers the greeting of `relay`.
 #[must_use]
-pub fn client_info(
-    key: &NodePrivate,
-    relay: &DerpPublic,
-    info: &ClientInfo,
-    rng: &mut Rng,
-) -> Frame {
-    Frame::ClientInfo {
-        key: key.public(),
-        sealed: seal(&key.shared(relay), info, rng),
-    }
+pub fn client_info(key: &NodePrivate, relay: &DerpPublic, info: &ClientInfo, rng: &mut Rng) -> Frame {
+    Frame::ClientInfo { key: key.public(), sealed: seal(&key.shared(relay), info, rng) }
 }
 
 /// Server: who logs in.
@@ -117,11 +99,7 @@ pub fn open_client_info(
     key: &DerpPrivate,
     frame: &Frame,
 ) -> Result<(NodePublic, ClientInfo), HandshakeError> {
-    let Frame::ClientInfo {
-        key: client,
-        sealed,
-    } = frame
-    else {
+    let Frame::ClientInfo { key: client, sealed } = frame else {
         return Err(HandshakeError::Unexpected(super::frame::kind::CLIENT_INFO));
     };
     // Anyone can seal for the zero key.
@@ -133,12 +111,7 @@ pub fn open_client_info(
 
 /// Server: ends the login of `client`.
 #[must_use]
-pub fn server_info(
-    key: &DerpPrivate,
-    client: &NodePublic,
-    info: &ServerInfo,
-    rng: &mut Rng,
-) -> Frame {
+pub fn server_info(key: &DerpPrivate, client: &NodePublic, info: &ServerInfo, rng: &mut Rng) -> Frame {
     Frame::ServerInfo(seal(&key.shared(client), info, rng))
 }
 
@@ -166,13 +139,8 @@ fn seal<T: Serialize>(shared: &SharedBox, info: &T, rng: &mut Rng) -> Bytes {
     out.into()
 }
 
-fn open<T: for<'de> Deserialize<'de>>(
-    shared: &SharedBox,
-    sealed: &[u8],
-) -> Result<T, HandshakeError> {
-    let (nonce, sealed) = sealed
-        .split_first_chunk::<BOX_NONCE_LEN>()
-        .ok_or(HandshakeError::Box)?;
+fn open<T: for<'de> Deserialize<'de>>(shared: &SharedBox, sealed: &[u8]) -> Result<T, HandshakeError> {
+    let (nonce, sealed) = sealed.split_first_chunk::<BOX_NONCE_LEN>().ok_or(HandshakeError::Box)?;
     let text = shared.open(nonce, sealed).ok_or(HandshakeError::Box)?;
     serde_json::from_slice(&text).map_err(|_| HandshakeError::Json)
 }
@@ -183,26 +151,16 @@ mod tests {
 
     fn keys() -> (DerpPrivate, NodePrivate, Rng) {
         let mut rng = Rng::from_seed([3; 32]);
-        (
-            DerpPrivate::generate(&mut rng),
-            NodePrivate::generate(&mut rng),
-            rng,
-        )
+        (DerpPrivate::generate(&mut rng), NodePrivate::generate(&mut rng), rng)
     }
 
     #[test]
     fn both_sides_understand_each_other() {
         let (relay, node, mut rng) = keys();
         let hello = client_info(&node, &relay.public(), &ClientInfo::ours(), &mut rng);
-        assert_eq!(
-            open_client_info(&relay, &hello),
-            Ok((node.public(), ClientInfo::ours()))
-        );
+        assert_eq!(open_client_info(&relay, &hello), Ok((node.public(), ClientInfo::ours())));
         let answer = server_info(&relay, &node.public(), &ServerInfo::ours(), &mut rng);
-        assert_eq!(
-            open_server_info(&node, &relay.public(), &answer),
-            Ok(ServerInfo::ours())
-        );
+        assert_eq!(open_server_info(&node, &relay.public(), &answer), Ok(ServerInfo::ours()));
     }
 
     #[test]
@@ -211,10 +169,7 @@ mod tests {
             serde_json::to_string(&ClientInfo::ours()).unwrap(),
             r#"{"version":2,"CanAckPings":true}"#
         );
-        assert_eq!(
-            serde_json::to_string(&ServerInfo::ours()).unwrap(),
-            r#"{"version":2}"#
-        );
+        assert_eq!(serde_json::to_string(&ServerInfo::ours()).unwrap(), r#"{"version":2}"#);
     }
 
     #[test]
@@ -225,20 +180,11 @@ mod tests {
         else {
             panic!("another frame");
         };
-        for key in [
-            NodePrivate::generate(&mut rng).public(),
-            NodePublic::default(),
-        ] {
-            let stolen = Frame::ClientInfo {
-                key,
-                sealed: sealed.clone(),
-            };
+        for key in [NodePrivate::generate(&mut rng).public(), NodePublic::default()] {
+            let stolen = Frame::ClientInfo { key, sealed: sealed.clone() };
             assert_eq!(open_client_info(&relay, &stolen), Err(HandshakeError::Box));
         }
-        assert_eq!(
-            open_client_info(&relay, &Frame::KeepAlive),
-            Err(HandshakeError::Unexpected(2))
-        );
+        assert_eq!(open_client_info(&relay, &Frame::KeepAlive), Err(HandshakeError::Unexpected(2)));
     }
 
     #[test]

@@ -46,9 +46,7 @@ fn text(status: StatusCode, body: &'static str) -> Answer {
 
 fn set(response: &mut Answer, name: &'static str, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
-        response
-            .headers_mut()
-            .insert(HeaderName::from_static(name), value);
+        response.headers_mut().insert(HeaderName::from_static(name), value);
     }
 }
 
@@ -63,11 +61,7 @@ fn probe(method: &Method) -> Answer {
 
 fn no_content(headers: &HeaderMap) -> Answer {
     let mut response = text(StatusCode::NO_CONTENT, "");
-    set(
-        &mut response,
-        "cache-control",
-        "no-cache, no-store, must-revalidate, no-transform, max-age=0",
-    );
+    set(&mut response, "cache-control", "no-cache, no-store, must-revalidate, no-transform, max-age=0");
     let allowed = |c: u8| c.is_ascii_alphanumeric() || b".-_:".contains(&c);
     let challenge = headers.get(CHALLENGE).and_then(|v| v.to_str().ok());
     if let Some(challenge) = challenge
@@ -94,10 +88,8 @@ fn wanted<B>(request: &Request<B>) -> Wanted {
         return Wanted::Nothing;
     }
     let protocols = request.headers().get_all(PROTOCOL);
-    let named = protocols
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .fold(String::new(), |all, one| all + "," + one);
+    let named =
+        protocols.iter().filter_map(|v| v.to_str().ok()).fold(String::new(), |all, one| all + "," + one);
     // Very old clients say WebSocket but mean the raw stream; they name no derp subprotocol.
     if !named.contains("derp") {
         return Wanted::Raw;
@@ -105,10 +97,7 @@ fn wanted<B>(request: &Request<B>) -> Wanted {
     let derp = named.split(',').any(|one| one.trim() == "derp");
     match header(&HeaderName::from_static("sec-websocket-key")) {
         Some(key) if header(&HeaderName::from_static("sec-websocket-version")) == Some("13") => {
-            Wanted::WebSocket {
-                key: key.to_owned(),
-                derp,
-            }
+            Wanted::WebSocket { key: key.to_owned(), derp }
         }
         _ => Wanted::Nothing,
     }
@@ -117,9 +106,7 @@ fn wanted<B>(request: &Request<B>) -> Wanted {
 fn upgrade<B>(server: &DerpServer, request: Request<B>, remote: SocketAddr) -> Answer {
     let wanted = wanted(&request);
     let mut response = text(StatusCode::SWITCHING_PROTOCOLS, "");
-    response
-        .headers_mut()
-        .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     match &wanted {
         Wanted::Nothing => {
             return text(
@@ -130,19 +117,11 @@ fn upgrade<B>(server: &DerpServer, request: Request<B>, remote: SocketAddr) -> A
         Wanted::Raw => {
             set(&mut response, "upgrade", "DERP");
             set(&mut response, "derp-version", &PROTOCOL_VERSION.to_string());
-            set(
-                &mut response,
-                "derp-public-key",
-                &server.public_key().untyped_hex(),
-            );
+            set(&mut response, "derp-public-key", &server.public_key().untyped_hex());
         }
         Wanted::WebSocket { key, derp } => {
             set(&mut response, "upgrade", "websocket");
-            set(
-                &mut response,
-                "sec-websocket-accept",
-                &derive_accept_key(key.as_bytes()),
-            );
+            set(&mut response, "sec-websocket-accept", &derive_accept_key(key.as_bytes()));
             if *derp {
                 set(&mut response, "sec-websocket-protocol", "derp");
             }

@@ -97,8 +97,7 @@ impl Gate {
             return;
         }
         self.pruned = Some(now);
-        self.networks
-            .retain(|_, n| n.open > 0 || refilled(n, now) < f64::from(ACCEPTS_BURST));
+        self.networks.retain(|_, n| n.open > 0 || refilled(n, now) < f64::from(ACCEPTS_BURST));
     }
 }
 
@@ -152,8 +151,7 @@ mod tests {
         let mut gate = Gate::default();
         assert!((0..1000).all(|_| gate.enter(ip("::ffff:127.0.0.1"), now)));
         for n in 0..u128::from(ACCEPTS_BURST) {
-            let host =
-                Ipv6Addr::from(u128::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0)) + n);
+            let host = Ipv6Addr::from(u128::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0)) + n);
             assert!(gate.enter(host.into(), now));
         }
         assert!(!gate.enter(ip("2001:db8::ffff:1"), now));

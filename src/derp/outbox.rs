@@ -78,16 +78,8 @@ impl Outbox {
         if waiting.closed {
             return Pushed::Closed;
         }
-        let queue = if is_disco(&packet) {
-            &mut waiting.disco
-        } else {
-            &mut waiting.data
-        };
-        let dropped = if queue.len() >= QUEUE {
-            queue.pop_front()
-        } else {
-            None
-        };
+        let queue = if is_disco(&packet) { &mut waiting.disco } else { &mut waiting.data };
+        let dropped = if queue.len() >= QUEUE { queue.pop_front() } else { None };
         queue.push_back((key, packet));
         drop(waiting);
         self.wake.notify_one();
@@ -118,12 +110,7 @@ impl Outbox {
     pub(super) fn close(&self, last: Option<Frame>) {
         let mut waiting = self.waiting.lock();
         if !waiting.closed {
-            *waiting = Waiting {
-                closed: true,
-                cut: last.is_none(),
-                last,
-                ..Waiting::default()
-            };
+            *waiting = Waiting { closed: true, cut: last.is_none(), last, ..Waiting::default() };
         }
         drop(waiting);
         self.wake.notify_one();
@@ -178,12 +165,7 @@ pub(super) async fn write_loop<W: AsyncWrite + Unpin>(
     outbox: &Outbox,
     mut pace: Pace,
 ) -> std::io::Result<()> {
-    let mut pen = Pen {
-        io,
-        gathered: Vec::new(),
-        kind: pace.kind,
-        limit: pace.write,
-    };
+    let mut pen = Pen { io, gathered: Vec::new(), kind: pace.kind, limit: pace.write };
     let timer = sleep_until(next_keep_alive(&mut pace));
     tokio::pin!(timer);
     loop {
@@ -207,10 +189,7 @@ pub(super) async fn write_loop<W: AsyncWrite + Unpin>(
 }
 
 /// Writes a login frame with the login's deadline.
-pub(super) async fn write_now<W: AsyncWrite + Unpin>(
-    io: &mut W,
-    frame: &Frame,
-) -> std::io::Result<()> {
+pub(super) async fn write_now<W: AsyncWrite + Unpin>(io: &mut W, frame: &Frame) -> std::io::Result<()> {
     let bytes = frame.encode();
     let write = async {
         io.write_all(&bytes).await?;
@@ -348,17 +327,12 @@ mod tests {
         let (near, mut far) = tokio::io::duplex(1000);
         let outbox = Outbox::default();
         outbox.push(KEY, vec![0; 100].into());
-        let last = Frame::Restarting {
-            reconnect_in: 1,
-            try_for: 2,
-        };
+        let last = Frame::Restarting { reconnect_in: 1, try_for: 2 };
         outbox.close(Some(last.clone()));
         assert_eq!(outbox.push(KEY, Bytes::new()), Pushed::Closed);
         write_loop(near, &outbox, pace(None)).await.unwrap();
         let mut got = Vec::new();
-        tokio::io::AsyncReadExt::read_to_end(&mut far, &mut got)
-            .await
-            .unwrap();
+        tokio::io::AsyncReadExt::read_to_end(&mut far, &mut got).await.unwrap();
         assert_eq!(got, last.encode());
     }
 
@@ -366,9 +340,7 @@ mod tests {
     fn keep_alives_are_spread_over_the_jitter() {
         let started = next_keep_alive(&mut pace(None));
         let mut pace = pace(Some(KEEP_ALIVE));
-        let due: Vec<_> = (0..50)
-            .map(|_| (next_keep_alive(&mut pace) - started).as_secs())
-            .collect();
+        let due: Vec<_> = (0..50).map(|_| (next_keep_alive(&mut pace) - started).as_secs()).collect();
         assert!(due.iter().all(|s| (60..=65).contains(s)));
         assert!(due.iter().any(|s| *s < 62) && due.iter().any(|s| *s > 62));
     }

@@ -19,8 +19,7 @@ use tokio::time::timeout;
 use super::frame::{self, Frame, GONE_DISCONNECTED, GONE_NOT_HERE, is_disco};
 use super::handshake::{ServerInfo, open_client_info, server_info};
 use super::limits::{
-    Gate, HANDSHAKE_DEADLINE, KEEP_ALIVE, RECONNECT_IN_MS, SHUTDOWN_GRACE, TRY_FOR_MS,
-    WRITE_DEADLINE,
+    Gate, HANDSHAKE_DEADLINE, KEEP_ALIVE, RECONNECT_IN_MS, SHUTDOWN_GRACE, TRY_FOR_MS, WRITE_DEADLINE,
 };
 use super::outbox::{Outbox, Pace, Pushed, write_loop, write_now};
 use super::stream::FrameReader;
@@ -148,11 +147,7 @@ impl DerpServer {
     }
 
     /// Serves one DERP connection on a raw stream after fast start (no HTTP answer), until it ends.
-    pub async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
-        &self,
-        io: S,
-        remote: SocketAddr,
-    ) {
+    pub async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(&self, io: S, remote: SocketAddr) {
         self.shared.serve(io, remote).await;
     }
 
@@ -228,10 +223,7 @@ impl DerpServer {
     }
 }
 
-const RESTARTING: Frame = Frame::Restarting {
-    reconnect_in: RECONNECT_IN_MS,
-    try_for: TRY_FOR_MS,
-};
+const RESTARTING: Frame = Frame::Restarting { reconnect_in: RECONNECT_IN_MS, try_for: TRY_FOR_MS };
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -283,10 +275,7 @@ impl Drop for Member<'_> {
             outbox.set_duplicate(left.same_key.len() > 1);
         }
         for outbox in left.tell {
-            outbox.control(Frame::PeerGone {
-                key: self.key,
-                reason: GONE_DISCONNECTED,
-            });
+            outbox.control(Frame::PeerGone { key: self.key, reason: GONE_DISCONNECTED });
         }
     }
 }
@@ -353,14 +342,11 @@ impl Shared {
         writing: &mut W,
         remote: SocketAddr,
     ) -> Result<Member<'_>, End> {
-        write_now(writing, &Frame::ServerKey(self.public))
-            .await
-            .map_err(End::Write)?;
+        write_now(writing, &Frame::ServerKey(self.public)).await.map_err(End::Write)?;
         let hello = timeout(HANDSHAKE_DEADLINE, frames.next())
             .await
             .map_err(|_| End::Login("no ClientInfo in time".to_owned()))??;
-        let (key, _info) =
-            open_client_info(&self.key, &hello).map_err(|e| End::Login(e.to_string()))?;
+        let (key, _info) = open_client_info(&self.key, &hello).map_err(|e| End::Login(e.to_string()))?;
         if !self.admission.admit(&key, remote) {
             return Err(End::Refused);
         }
@@ -452,9 +438,7 @@ impl Member<'_> {
         let counters = &self.shared.counters;
         let route = {
             let switch = self.shared.switch.read();
-            switch
-                .route(&to)
-                .map(|(outbox, epoch)| (Arc::clone(outbox), epoch))
+            switch.route(&to).map(|(outbox, epoch)| (Arc::clone(outbox), epoch))
         };
         let Some((outbox, epoch)) = route else {
             count(&counters.unknown_dest, 1);

@@ -49,14 +49,7 @@ pub(super) struct FrameReader<R> {
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// `read_ahead` are bytes that were already read from `io`.
     pub(super) fn new(io: R, read_ahead: &[u8], planner: Planner) -> Self {
-        Self {
-            io,
-            planner,
-            buffer: BytesMut::from(read_ahead),
-            want: IDLE_BUFFER,
-            skip: 0,
-            unknown: 0,
-        }
+        Self { io, planner, buffer: BytesMut::from(read_ahead), want: IDLE_BUFFER, skip: 0, unknown: 0 }
     }
 
     /// Frames that were skipped because nobody knows them.
@@ -112,8 +105,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             self.fill_empty().await?
         } else {
             // Room for what is still missing grows with what came, never with what a header claims.
-            self.buffer
-                .reserve(self.want.max(self.buffer.len().min(BUSY_BUFFER)));
+            self.buffer.reserve(self.want.max(self.buffer.len().min(BUSY_BUFFER)));
             self.io.read_buf(&mut self.buffer).await?
         };
         if read == 0 {
@@ -151,10 +143,7 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     fn packet(len: usize) -> Frame {
-        Frame::SendPacket {
-            to: NodePublic::from_bytes([4; 32]),
-            packet: vec![7; len].into(),
-        }
+        Frame::SendPacket { to: NodePublic::from_bytes([4; 32]), packet: vec![7; len].into() }
     }
 
     #[tokio::test]
@@ -164,13 +153,7 @@ mod tests {
         let writer = async {
             for len in sizes {
                 let mut bytes = packet(len).encode();
-                bytes.extend(
-                    Header {
-                        kind: 0x99,
-                        len: 5000,
-                    }
-                    .encode(),
-                );
+                bytes.extend(Header { kind: 0x99, len: 5000 }.encode());
                 bytes.extend(vec![kind::PING; 5000]);
                 near.write_all(&bytes).await.unwrap();
             }
@@ -197,10 +180,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_too_long_frame_ends_the_stream_at_once() {
-        let header = Header {
-            kind: kind::SEND_PACKET,
-            len: u32::MAX,
-        };
+        let header = Header { kind: kind::SEND_PACKET, len: u32::MAX };
         let bytes = header.encode();
         let mut reader = FrameReader::new(&bytes[..], &[], plan_from_client);
         assert!(matches!(reader.next().await, Err(ReadError::Frame(_))));

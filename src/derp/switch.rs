@@ -58,24 +58,14 @@ pub struct Switch<H> {
 
 impl<H: Clone> Default for Switch<H> {
     fn default() -> Self {
-        Self {
-            peers: HashMap::new(),
-            conns: HashMap::new(),
-            epoch: 0,
-        }
+        Self { peers: HashMap::new(), conns: HashMap::new(), epoch: 0 }
     }
 }
 
 impl<H: Clone> Switch<H> {
     /// Adds a connection and makes it active for its key.
     pub fn register(&mut self, key: NodePublic, id: ConnId, handle: H) -> Registered<H> {
-        self.conns.insert(
-            id,
-            Conn {
-                handle: handle.clone(),
-                watching: BTreeSet::new(),
-            },
-        );
+        self.conns.insert(id, Conn { handle: handle.clone(), watching: BTreeSet::new() });
         let epoch = self.epoch;
         let peer = self.peers.entry(key).or_insert_with(|| Peer {
             conns: Vec::new(),
@@ -89,21 +79,14 @@ impl<H: Clone> Switch<H> {
         peer.conns.push((id, handle));
         peer.active = id;
         // The evicted connection stays registered until its own task ends and unregisters it.
-        let evicted = (peer.conns.len() > MAX_DUPLICATES)
-            .then(|| peer.conns.first().map(|(_, h)| h.clone()))
-            .flatten();
-        Registered {
-            same_key: handles(&peer.conns),
-            evicted,
-        }
+        let evicted =
+            (peer.conns.len() > MAX_DUPLICATES).then(|| peer.conns.first().map(|(_, h)| h.clone())).flatten();
+        Registered { same_key: handles(&peer.conns), evicted }
     }
 
     /// Removes a connection; a late call for one that is gone does nothing.
     pub fn unregister(&mut self, key: &NodePublic, id: ConnId) -> Unregistered<H> {
-        let mut out = Unregistered {
-            same_key: Vec::new(),
-            tell: Vec::new(),
-        };
+        let mut out = Unregistered { same_key: Vec::new(), tell: Vec::new() };
         if let Some(conn) = self.conns.remove(&id) {
             for watched in &conn.watching {
                 if let Some(peer) = self.peers.get_mut(watched) {
@@ -170,9 +153,7 @@ impl<H: Clone> Switch<H> {
     /// All connections of a key, to be closed.
     #[must_use]
     pub fn of_key(&self, key: &NodePublic) -> Vec<H> {
-        self.peers
-            .get(key)
-            .map_or_else(Vec::new, |peer| handles(&peer.conns))
+        self.peers.get(key).map_or_else(Vec::new, |peer| handles(&peer.conns))
     }
 
     /// All connections.
@@ -319,9 +300,7 @@ mod tests {
     #[test]
     fn duplicates_are_bounded() {
         let mut switch = Switch::default();
-        let evicted: Vec<_> = (0..=8)
-            .map(|id| switch.register(key(1), ConnId(id), id).evicted)
-            .collect();
+        let evicted: Vec<_> = (0..=8).map(|id| switch.register(key(1), ConnId(id), id).evicted).collect();
         assert_eq!(evicted[..8], [None; 8]);
         assert_eq!(evicted[8], Some(0));
     }

@@ -46,11 +46,7 @@ impl Relay {
     fn new() -> Self {
         let mut rng = Rng::from_seed([5; 32]);
         let refused = Arc::new(Except::default());
-        Self {
-            server: DerpServer::new(DerpPrivate::generate(&mut rng), refused.clone()),
-            refused,
-            rng,
-        }
+        Self { server: DerpServer::new(DerpPrivate::generate(&mut rng), refused.clone()), refused, rng }
     }
 
     fn dial(&self) -> DuplexStream {
@@ -78,12 +74,7 @@ impl Relay {
     /// Logs in by hand, so that a test can misbehave afterwards.
     async fn raw(&mut self, key: &NodePrivate) -> FrameReader<DuplexStream> {
         let mut near = self.dial();
-        let hello = client_info(
-            key,
-            &self.server.public_key(),
-            &ClientInfo::ours(),
-            &mut self.rng,
-        );
+        let hello = client_info(key, &self.server.public_key(), &ClientInfo::ours(), &mut self.rng);
         near.write_all(&hello.encode()).await.unwrap();
         let mut frames = FrameReader::new(near, &[], frame::plan_from_server);
         assert!(matches!(frames.next().await, Ok(Frame::ServerKey(_))));
@@ -103,24 +94,16 @@ fn disco() -> Bytes {
 }
 
 async fn next(receiver: &mut DerpReceiver) -> DerpEvent {
-    timeout(Duration::from_secs(5), receiver.recv())
-        .await
-        .unwrap()
-        .unwrap()
+    timeout(Duration::from_secs(5), receiver.recv()).await.unwrap().unwrap()
 }
 
 async fn ended(receiver: &mut DerpReceiver) {
-    let end = timeout(Duration::from_secs(5), receiver.recv())
-        .await
-        .unwrap();
+    let end = timeout(Duration::from_secs(5), receiver.recv()).await.unwrap();
     assert!(end.is_err(), "{end:?}");
 }
 
 fn packet(from: NodePublic, bytes: &'static [u8]) -> DerpEvent {
-    DerpEvent::Packet {
-        from,
-        bytes: Bytes::from_static(bytes),
-    }
+    DerpEvent::Packet { from, bytes: Bytes::from_static(bytes) }
 }
 
 #[tokio::test]
@@ -136,10 +119,7 @@ async fn packets_are_relayed_both_ways() {
     assert_eq!(next(&mut a_rx).await, packet(b, b"back"));
 
     let stats = relay.server.stats();
-    assert_eq!(
-        (stats.connections, stats.packets, stats.bytes, stats.dropped),
-        (2, 2, 9, 0)
-    );
+    assert_eq!((stats.connections, stats.packets, stats.bytes, stats.dropped), (2, 2, 9, 0));
     assert_eq!(relay.server.home_connections(), 1);
 }
 
@@ -150,33 +130,16 @@ async fn the_largest_packet_passes_and_a_larger_one_ends_the_connection() {
     let (b, _b_tx, mut b_rx) = relay.client().await;
     let largest = Bytes::from(vec![9; 65_536]);
     a_tx.send(b, largest.clone());
-    assert_eq!(
-        next(&mut b_rx).await,
-        DerpEvent::Packet {
-            from: a,
-            bytes: largest
-        }
-    );
+    assert_eq!(next(&mut b_rx).await, DerpEvent::Packet { from: a, bytes: largest });
 
     let key = relay.key();
     let mut near = relay.dial();
-    let hello = client_info(
-        &key,
-        &relay.server.public_key(),
-        &ClientInfo::ours(),
-        &mut relay.rng,
-    );
+    let hello = client_info(&key, &relay.server.public_key(), &ClientInfo::ours(), &mut relay.rng);
     near.write_all(&hello.encode()).await.unwrap();
-    let header = Header {
-        kind: frame::kind::SEND_PACKET,
-        len: 65_536 + 33,
-    };
+    let header = Header { kind: frame::kind::SEND_PACKET, len: 65_536 + 33 };
     near.write_all(&header.encode()).await.unwrap();
     let mut rest = Vec::new();
-    timeout(Duration::from_secs(5), near.read_to_end(&mut rest))
-        .await
-        .unwrap()
-        .unwrap();
+    timeout(Duration::from_secs(5), near.read_to_end(&mut rest)).await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -189,13 +152,7 @@ async fn those_who_sent_hear_that_a_peer_left() {
 
     drop(b_rx);
 
-    assert_eq!(
-        next(&mut a_rx).await,
-        DerpEvent::PeerGone {
-            key: b,
-            reason: GONE_DISCONNECTED
-        }
-    );
+    assert_eq!(next(&mut a_rx).await, DerpEvent::PeerGone { key: b, reason: GONE_DISCONNECTED });
 }
 
 #[tokio::test]
@@ -248,10 +205,7 @@ async fn a_reader_that_stopped_loses_the_oldest_and_holds_no_more_than_its_queue
     // The write deadline cuts the stuck reader, which its sender hears.
     assert_eq!(
         next(&mut a_rx).await,
-        DerpEvent::PeerGone {
-            key: stuck_key.public(),
-            reason: GONE_DISCONNECTED
-        }
+        DerpEvent::PeerGone { key: stuck_key.public(), reason: GONE_DISCONNECTED }
     );
     assert_eq!(relay.server.drops().write_error, 1);
     drop(stuck);
@@ -299,19 +253,13 @@ async fn a_key_that_cannot_be_proven_does_not_get_in() {
     let mut relay = Relay::new();
     let victim = relay.key().public();
     let thief = relay.key();
-    let Frame::ClientInfo { sealed, .. } = client_info(
-        &thief,
-        &relay.server.public_key(),
-        &ClientInfo::ours(),
-        &mut relay.rng,
-    ) else {
+    let Frame::ClientInfo { sealed, .. } =
+        client_info(&thief, &relay.server.public_key(), &ClientInfo::ours(), &mut relay.rng)
+    else {
         panic!("another frame");
     };
     let mut near = relay.dial();
-    let stolen = Frame::ClientInfo {
-        key: victim,
-        sealed,
-    };
+    let stolen = Frame::ClientInfo { key: victim, sealed };
     near.write_all(&stolen.encode()).await.unwrap();
     let mut got = Vec::new();
     near.read_to_end(&mut got).await.unwrap();
@@ -344,12 +292,7 @@ async fn mesh_frames_are_refused_and_unknown_ones_skipped() {
         let mut relay = Relay::new();
         let key = relay.key();
         let mut near = relay.dial();
-        let hello = client_info(
-            &key,
-            &relay.server.public_key(),
-            &ClientInfo::ours(),
-            &mut relay.rng,
-        );
+        let hello = client_info(&key, &relay.server.public_key(), &ClientInfo::ours(), &mut relay.rng);
         let mut bytes = hello.encode();
         Frame::Unknown(0x77).encode_into(&mut bytes);
         Frame::Ping([8; 8]).encode_into(&mut bytes);
@@ -430,11 +373,7 @@ async fn the_http_face_answers_as_clients_expect() {
     ] {
         let got = ask(addr, request).await;
         assert!(got.starts_with(want), "{request} {got}");
-        assert_eq!(
-            got.contains("access-control-allow-origin: *"),
-            want.contains("200"),
-            "{got}"
-        );
+        assert_eq!(got.contains("access-control-allow-origin: *"), want.contains("200"), "{got}");
     }
     let challenge = "GET /generate_204 HTTP/1.1\r\nX-Tailscale-Challenge: ts_a.b:1-2\r\n";
     let got = ask(addr, challenge).await;
@@ -444,12 +383,7 @@ async fn the_http_face_answers_as_clients_expect() {
     assert!(!ask(addr, bad).await.contains("response"));
 }
 
-fn tls_of(
-    name: &str,
-) -> (
-    Arc<rustls::ServerConfig>,
-    rustls_pki_types::CertificateDer<'static>,
-) {
+fn tls_of(name: &str) -> (Arc<rustls::ServerConfig>, rustls_pki_types::CertificateDer<'static>) {
     let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
     let der = made.cert.der().clone();
     let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
@@ -472,11 +406,7 @@ fn region(addr: SocketAddr, change: impl FnOnce(&mut DerpNode)) -> DerpRegion {
         ..DerpNode::default()
     };
     change(&mut node);
-    DerpRegion {
-        region_id: RegionId(1),
-        nodes: vec![node],
-        ..DerpRegion::default()
-    }
+    DerpRegion { region_id: RegionId(1), nodes: vec![node], ..DerpRegion::default() }
 }
 
 fn options(root: Option<&rustls_pki_types::CertificateDer<'static>>) -> DialOptions {
@@ -484,10 +414,7 @@ fn options(root: Option<&rustls_pki_types::CertificateDer<'static>>) -> DialOpti
     // A store without roots cannot be used at all.
     let (_, other) = tls_of("other.example");
     roots.add(root.cloned().unwrap_or(other)).unwrap();
-    DialOptions {
-        mark: None,
-        roots: Arc::new(roots),
-    }
+    DialOptions { mark: None, roots: Arc::new(roots) }
 }
 
 fn pin(der: &[u8]) -> String {
@@ -551,17 +478,10 @@ async fn a_dead_first_node_is_passed_over() {
     stun.stun_only = true;
     region.nodes.splice(0..0, [stun, dead]);
     let key = relay.key();
-    assert!(
-        connect(&region, &key, &options(Some(&der)), &mut relay.rng)
-            .await
-            .is_ok()
-    );
+    assert!(connect(&region, &key, &options(Some(&der)), &mut relay.rng).await.is_ok());
     region.nodes.truncate(1);
     let none = connect(&region, &key, &options(Some(&der)), &mut relay.rng).await;
-    assert!(matches!(
-        none.err(),
-        Some(DerpClientError::NoNode(RegionId(1)))
-    ));
+    assert!(matches!(none.err(), Some(DerpClientError::NoNode(RegionId(1)))));
 }
 
 mod browser {
@@ -570,21 +490,12 @@ mod browser {
     use tokio_tungstenite::tungstenite::Message;
     use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-    async fn open(
-        relay: &Relay,
-        protocol: &'static str,
-    ) -> tokio_tungstenite::WebSocketStream<TcpStream> {
+    async fn open(relay: &Relay, protocol: &'static str) -> tokio_tungstenite::WebSocketStream<TcpStream> {
         let addr = listen(&relay.server, None).await;
         let mut request = "ws://relay.example/derp".into_client_request().unwrap();
-        request.headers_mut().insert(
-            "sec-websocket-protocol",
-            http::HeaderValue::from_static(protocol),
-        );
+        request.headers_mut().insert("sec-websocket-protocol", http::HeaderValue::from_static(protocol));
         let tcp = TcpStream::connect(addr).await.unwrap();
-        tokio_tungstenite::client_async(request, tcp)
-            .await
-            .unwrap()
-            .0
+        tokio_tungstenite::client_async(request, tcp).await.unwrap().0
     }
 
     #[tokio::test]
@@ -592,20 +503,11 @@ mod browser {
         let mut relay = Relay::new();
         let key = relay.key();
         let mut socket = open(&relay, "other, derp").await;
-        let hello = client_info(
-            &key,
-            &relay.server.public_key(),
-            &ClientInfo::ours(),
-            &mut relay.rng,
-        );
+        let hello = client_info(&key, &relay.server.public_key(), &ClientInfo::ours(), &mut relay.rng);
         let mut got = Vec::new();
         // The later ones arrive when the server already waits for them.
         for round in 0..3 {
-            let mut bytes = if round == 0 {
-                hello.encode()
-            } else {
-                Vec::new()
-            };
+            let mut bytes = if round == 0 { hello.encode() } else { Vec::new() };
             Frame::Ping([round; 8]).encode_into(&mut bytes);
             // Message boundaries mean nothing.
             for piece in bytes.chunks(50) {

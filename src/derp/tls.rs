@@ -37,10 +37,7 @@ pub enum TlsSetupError {
 
 #[derive(Debug)]
 enum Trust {
-    Roots {
-        verifier: Arc<WebPkiServerVerifier>,
-        instead: Option<ServerName<'static>>,
-    },
+    Roots { verifier: Arc<WebPkiServerVerifier>, instead: Option<ServerName<'static>> },
     Pin([u8; 32]),
     Anybody,
 }
@@ -61,10 +58,7 @@ pub fn client_config(
 ) -> Result<(Arc<ClientConfig>, ServerName<'static>), TlsSetupError> {
     let provider = Arc::new(ring::default_provider());
     let trust = trust_of(node, roots, &provider)?;
-    let verifier = Verifier {
-        trust,
-        provider: Arc::clone(&provider),
-    };
+    let verifier = Verifier { trust, provider: Arc::clone(&provider) };
     let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .dangerous()
@@ -92,10 +86,9 @@ fn trust_of(
     if node.insecure_for_tests && node.cert_name.is_empty() {
         return Ok(Trust::Anybody);
     }
-    let verifier =
-        WebPkiServerVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider))
-            .build()
-            .map_err(|e| TlsSetupError::Roots(e.to_string()))?;
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider))
+        .build()
+        .map_err(|e| TlsSetupError::Roots(e.to_string()))?;
     let instead = match node.cert_name.as_str() {
         "" => None,
         other => Some(name(other)?),
@@ -153,8 +146,6 @@ impl ServerCertVerifier for Verifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -87,17 +87,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocketIo<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocketIo<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         ready!(Pin::new(&mut self.inner).poll_ready(cx)).map_err(broken)?;
         let piece = buf.get(..buf.len().min(PIECE)).unwrap_or(buf);
         let message = Message::Binary(Bytes::copy_from_slice(piece));
-        Pin::new(&mut self.inner)
-            .start_send(message)
-            .map_err(broken)?;
+        Pin::new(&mut self.inner).start_send(message).map_err(broken)?;
         Poll::Ready(Ok(piece.len()))
     }
 

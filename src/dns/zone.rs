@@ -100,10 +100,7 @@ impl Zone {
     ) -> Self {
         let self_name = key(&self_node.name);
         let mut zone = Self {
-            suffix: self_name
-                .split_once('.')
-                .map(|(_, s)| s.to_owned())
-                .unwrap_or_default(),
+            suffix: self_name.split_once('.').map(|(_, s)| s.to_owned()).unwrap_or_default(),
             ..Self::default()
         };
         let v6_only = !has_v4(self_node) && self_node.addresses.iter().any(|a| a.addr().is_ipv6());
@@ -126,11 +123,7 @@ impl Zone {
             }
         }
         for (suffix, resolvers) in &config.routes {
-            let route = if resolvers.is_empty() {
-                Route::Local
-            } else {
-                Route::Ask(addresses(resolvers))
-            };
+            let route = if resolvers.is_empty() { Route::Local } else { Route::Ask(addresses(resolvers)) };
             zone.routes.insert(key(suffix), route);
         }
         if !config.resolvers.is_empty() {
@@ -304,20 +297,13 @@ impl Zone {
 
     fn addresses_of(&self, name: &str) -> Option<&[IpAddr]> {
         let own = self.extras.get(name).or_else(|| self.hosts.get(name));
-        own.or_else(|| {
-            parents(name)
-                .skip(1)
-                .find(|p| self.open.contains(*p))
-                .and_then(|p| self.hosts.get(p))
-        })
-        .map(Vec::as_slice)
+        own.or_else(|| parents(name).skip(1).find(|p| self.open.contains(*p)).and_then(|p| self.hosts.get(p)))
+            .map(Vec::as_slice)
     }
 
     /// The longest suffix of `name` that has a route.
     fn route_of<'n>(&self, name: &'n str) -> Option<(&'n str, &Route)> {
-        parents(name)
-            .chain(std::iter::once(""))
-            .find_map(|p| self.routes.get(p).map(|r| (p, r)))
+        parents(name).chain(std::iter::once("")).find_map(|p| self.routes.get(p).map(|r| (p, r)))
     }
 
     fn add_soa(&self, answer: &mut Message, name: &str) {
@@ -366,8 +352,7 @@ fn parents(name: &str) -> impl Iterator<Item = &str> {
 }
 
 fn under(name: &str, suffix: &str) -> bool {
-    name.strip_suffix(suffix)
-        .is_some_and(|front| front.is_empty() || front.ends_with('.'))
+    name.strip_suffix(suffix).is_some_and(|front| front.is_empty() || front.ends_with('.'))
 }
 
 fn has_v4(node: &wire::Node) -> bool {
@@ -381,9 +366,7 @@ fn has_cap(node: &wire::Node, cap: &str) -> bool {
 /// The resolvers we can ask: plain DNS, and not ourselves.
 fn addresses(resolvers: &[wire::Resolver]) -> Vec<SocketAddr> {
     let plain = |text: &str| {
-        text.parse()
-            .ok()
-            .or_else(|| text.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip, 53)))
+        text.parse().ok().or_else(|| text.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip, 53)))
     };
     resolvers
         .iter()
@@ -461,10 +444,7 @@ fn reply(query: &Message) -> Message {
 
 fn emit(answer: &Message, query: &Message, tcp: bool) -> Option<Vec<u8>> {
     let bytes = answer.to_vec().ok()?;
-    let limit = query
-        .edns
-        .as_ref()
-        .map_or(PLAIN_UDP, |e| e.max_payload().clamp(PLAIN_UDP, MAX_UDP));
+    let limit = query.edns.as_ref().map_or(PLAIN_UDP, |e| e.max_payload().clamp(PLAIN_UDP, MAX_UDP));
     if tcp || bytes.len() <= usize::from(limit) {
         return Some(bytes);
     }
@@ -472,9 +452,7 @@ fn emit(answer: &Message, query: &Message, tcp: bool) -> Option<Vec<u8>> {
 }
 
 fn refuse(query: &[u8], code: ResponseCode) -> Verdict {
-    query
-        .first_chunk::<HEADER>()
-        .map_or(Verdict::Drop, |h| Verdict::Answer(bare(h, code)))
+    query.first_chunk::<HEADER>().map_or(Verdict::Drop, |h| Verdict::Answer(bare(h, code)))
 }
 
 /// An answer of nothing but a header, for questions that cannot be repeated.
@@ -484,12 +462,7 @@ fn bare(header: &[u8; HEADER], code: ResponseCode) -> Vec<u8> {
     let recursion = flags & 0x01;
     let mut out = vec![0; HEADER];
     if let Some(front) = out.first_chunk_mut::<4>() {
-        *front = [
-            id1,
-            id0,
-            0x80 | (flags & 0x79),
-            (recursion << 7) | code.low(),
-        ];
+        *front = [id1, id0, 0x80 | (flags & 0x79), (recursion << 7) | code.low()];
     }
     out
 }

@@ -28,14 +28,8 @@ fn config() -> wire::DnsConfig {
 }
 
 fn zone() -> Zone {
-    let me = node(
-        "Me.tail.example.",
-        &["100.64.0.1/32", "fd7a:115c:a1e0::1/128"],
-    );
-    let both = node(
-        "Both.tail.example.",
-        &["100.64.0.2/32", "fd7a:115c:a1e0::2/128"],
-    );
+    let me = node("Me.tail.example.", &["100.64.0.1/32", "fd7a:115c:a1e0::1/128"]);
+    let both = node("Both.tail.example.", &["100.64.0.2/32", "fd7a:115c:a1e0::2/128"]);
     let six = node("six.tail.example.", &["fd7a:115c:a1e0::3/128"]);
     let mut open = node("open.tail.example.", &["100.64.0.4/32"]);
     open.cap_map.insert(CAP_SUBDOMAINS.to_owned(), None);
@@ -97,57 +91,31 @@ fn aaaa_is_kept_back_when_there_is_a_v4_address() {
     assert!(message.answers.is_empty());
     assert_eq!(message.authorities[0].record_type(), RecordType::SOA);
     assert_eq!(message.authorities[0].ttl, 10);
-    assert_eq!(
-        data(&zone, "six.tail.example.", RecordType::AAAA),
-        ["fd7a:115c:a1e0::3"]
-    );
+    assert_eq!(data(&zone, "six.tail.example.", RecordType::AAAA), ["fd7a:115c:a1e0::3"]);
 
-    let mut me = node(
-        "me.tail.example.",
-        &["100.64.0.1/32", "fd7a:115c:a1e0::1/128"],
-    );
+    let mut me = node("me.tail.example.", &["100.64.0.1/32", "fd7a:115c:a1e0::1/128"]);
     me.cap_map.insert(CAP_AAAA.to_owned(), None);
     let wanting = Zone::build(&me, std::iter::empty(), &config());
-    assert_eq!(
-        data(&wanting, "me.tail.example.", RecordType::AAAA),
-        ["fd7a:115c:a1e0::1"]
-    );
+    assert_eq!(data(&wanting, "me.tail.example.", RecordType::AAAA), ["fd7a:115c:a1e0::1"]);
 
     let me = node("me.tail.example.", &["fd7a:115c:a1e0::1/128"]);
-    let both = node(
-        "both.tail.example.",
-        &["100.64.0.2/32", "fd7a:115c:a1e0::2/128"],
-    );
+    let both = node("both.tail.example.", &["100.64.0.2/32", "fd7a:115c:a1e0::2/128"]);
     let six_only = Zone::build(&me, [both].iter(), &config());
     assert!(data(&six_only, "both.tail.example.", RecordType::A).is_empty());
-    assert_eq!(
-        data(&six_only, "both.tail.example.", RecordType::AAAA),
-        ["fd7a:115c:a1e0::2"]
-    );
+    assert_eq!(data(&six_only, "both.tail.example.", RecordType::AAAA), ["fd7a:115c:a1e0::2"]);
 }
 
 #[test]
 fn other_types_follow_the_table() {
     let zone = zone();
-    assert_eq!(
-        data(&zone, "both.tail.example.", RecordType::ANY),
-        ["100.64.0.2"]
-    );
-    for kind in [
-        RecordType::TXT,
-        RecordType::MX,
-        RecordType::HTTPS,
-        RecordType::CNAME,
-    ] {
+    assert_eq!(data(&zone, "both.tail.example.", RecordType::ANY), ["100.64.0.2"]);
+    for kind in [RecordType::TXT, RecordType::MX, RecordType::HTTPS, RecordType::CNAME] {
         let message = answer(&zone, "both.tail.example.", kind);
         assert_eq!(message.metadata.response_code, ResponseCode::NoError);
         assert!(message.answers.is_empty() && message.authorities.is_empty());
     }
     for kind in [RecordType::NS, RecordType::SOA, RecordType::HINFO] {
-        assert_eq!(
-            code(&zone, "both.tail.example.", kind),
-            ResponseCode::NotImp
-        );
+        assert_eq!(code(&zone, "both.tail.example.", kind), ResponseCode::NotImp);
     }
 }
 
@@ -155,27 +123,13 @@ fn other_types_follow_the_table() {
 fn names_under_the_suffix_never_leave() {
     let zone = zone();
     // The third has a route of control's that would send it outside.
-    for name in [
-        "nobody.tail.example.",
-        "tail.example.",
-        "x.out.tail.example.",
-    ] {
+    for name in ["nobody.tail.example.", "tail.example.", "x.out.tail.example."] {
         let message = answer(&zone, name, RecordType::A);
-        assert_eq!(
-            message.metadata.response_code,
-            ResponseCode::NXDomain,
-            "{name}"
-        );
+        assert_eq!(message.metadata.response_code, ResponseCode::NXDomain, "{name}");
         assert_eq!(message.authorities[0].name.to_ascii(), "tail.example.");
     }
-    assert_eq!(
-        code(&zone, "x.both.tail.example.", RecordType::A),
-        ResponseCode::NXDomain
-    );
-    assert_eq!(
-        data(&zone, "a.b.open.tail.example.", RecordType::A),
-        ["100.64.0.4"]
-    );
+    assert_eq!(code(&zone, "x.both.tail.example.", RecordType::A), ResponseCode::NXDomain);
+    assert_eq!(data(&zone, "a.b.open.tail.example.", RecordType::A), ["100.64.0.4"]);
     // A neighbour that only ends alike is not ours.
     assert_eq!(forwarded(&zone, "x.nottail.example."), ["9.9.9.9:53"]);
 }
@@ -186,10 +140,7 @@ fn the_longest_route_wins_and_the_default_takes_the_rest() {
     assert_eq!(forwarded(&zone, "a.Corp.example."), ["10.0.0.53:5353"]);
     assert_eq!(forwarded(&zone, "a.deep.corp.example."), ["10.0.0.54:53"]);
     assert_eq!(forwarded(&zone, "www.example.org."), ["9.9.9.9:53"]);
-    assert_eq!(
-        code(&zone, "x.doh.example.", RecordType::A),
-        ResponseCode::ServFail
-    );
+    assert_eq!(code(&zone, "x.doh.example.", RecordType::A), ResponseCode::ServFail);
     let me = node("me.tail.example.", &["100.64.0.1/32"]);
     let plain = Zone::build(&me, std::iter::empty(), &wire::DnsConfig::default());
     assert!(forwarded(&plain, "www.example.org.").is_empty());
@@ -198,10 +149,7 @@ fn the_longest_route_wins_and_the_default_takes_the_rest() {
 #[test]
 fn extra_records_answer_and_their_empty_route_is_authoritative() {
     let zone = zone();
-    assert_eq!(
-        data(&zone, "web.here.example.", RecordType::A),
-        ["100.64.0.9"]
-    );
+    assert_eq!(data(&zone, "web.here.example.", RecordType::A), ["100.64.0.9"]);
     for name in ["txt.here.example.", "nobody.here.example."] {
         let message = answer(&zone, name, RecordType::A);
         assert_eq!(message.metadata.response_code, ResponseCode::NXDomain);
@@ -218,38 +166,24 @@ fn reverse_names_of_the_tailnet_are_ours() {
     assert_eq!(v6.split('.').count(), 32 + 3);
     assert_eq!(data(&zone, v6, RecordType::PTR), ["both.tail.example."]);
     let service = "100.100.100.100.in-addr.arpa.";
-    assert_eq!(
-        data(&zone, service, RecordType::PTR),
-        [format!("{SERVICE_NAME}.")]
-    );
+    assert_eq!(data(&zone, service, RecordType::PTR), [format!("{SERVICE_NAME}.")]);
     for absent in ["99.0.127.100.in-addr.arpa.", "lb._dns-sd._udp.example.org."] {
         assert_eq!(code(&zone, absent, RecordType::PTR), ResponseCode::NXDomain);
     }
     let outside = zone.handle(&query("8.8.8.8.in-addr.arpa.", RecordType::PTR), false);
     assert!(matches!(outside, Verdict::Forward { .. }));
-    assert_eq!(
-        code(&zone, "abc.onion.", RecordType::A),
-        ResponseCode::NXDomain
-    );
+    assert_eq!(code(&zone, "abc.onion.", RecordType::A), ResponseCode::NXDomain);
 }
 
 #[test]
 fn a_name_of_4via6_is_the_address_behind_its_site() {
     let zone = zone();
     let address = ["fd7a:115c:a1e0:b1a:0:7:c0a8:102"];
-    for name in [
-        "192-168-1-2-via-7.",
-        "192-168-1-2-via-0x7.tail.example.",
-        "192-168-1-2-via-7.any.ts.net.",
-    ] {
+    for name in ["192-168-1-2-via-7.", "192-168-1-2-via-0x7.tail.example.", "192-168-1-2-via-7.any.ts.net."] {
         assert_eq!(data(&zone, name, RecordType::AAAA), address, "{name}");
         assert!(data(&zone, name, RecordType::A).is_empty());
     }
-    for other in [
-        "192-168-1-2-via-7.example.org.",
-        "192-168-1-via-7.",
-        "1-2-3-4-via-x.",
-    ] {
+    for other in ["192-168-1-2-via-7.example.org.", "192-168-1-via-7.", "1-2-3-4-via-x."] {
         assert_eq!(forwarded(&zone, other), ["9.9.9.9:53"], "{other}");
     }
 }
@@ -305,10 +239,7 @@ fn hostile_messages_get_an_error_or_silence() {
         assert_eq!(rcode(zone.handle(&bad, false)), ResponseCode::FormErr);
     }
     for cut in HEADER..good.len() {
-        assert_eq!(
-            rcode(zone.handle(&good[..cut], false)),
-            ResponseCode::FormErr
-        );
+        assert_eq!(rcode(zone.handle(&good[..cut], false)), ResponseCode::FormErr);
     }
 }
 
@@ -324,8 +255,7 @@ fn a_dot_inside_a_label_is_not_a_dot_between_labels() {
 
 #[test]
 fn servfail_repeats_the_question() {
-    let message =
-        Message::from_vec(&Zone::servfail(&query("a.b.", RecordType::A)).unwrap()).unwrap();
+    let message = Message::from_vec(&Zone::servfail(&query("a.b.", RecordType::A)).unwrap()).unwrap();
     assert_eq!(message.metadata.response_code, ResponseCode::ServFail);
     assert_eq!(message.metadata.id, 0xabcd);
     assert_eq!(message.queries[0].name().to_ascii(), "a.b.");

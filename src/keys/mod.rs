@@ -252,10 +252,7 @@ impl std::fmt::Debug for SharedBox {
 
 impl SharedBox {
     fn new(secret: &[u8; 32], public: &[u8; 32]) -> Self {
-        Self(SalsaBox::new(
-            &crypto_box::PublicKey::from(*public),
-            &crypto_box::SecretKey::from(*secret),
-        ))
+        Self(SalsaBox::new(&crypto_box::PublicKey::from(*public), &crypto_box::SecretKey::from(*secret)))
     }
 
     /// Seals `text`: 16 bytes of tag, then the ciphertext.
@@ -305,14 +302,8 @@ mod tests {
         let mut rng = Rng::from_seed([7; 32]);
         let node = NodePrivate::generate(&mut rng).public();
         assert_eq!(node.to_string().parse::<NodePublic>(), Ok(node));
-        assert_eq!(
-            node.to_string().parse::<MachinePublic>(),
-            Err(KeyError::Prefix("mkey:"))
-        );
-        assert_eq!(
-            "nodekey:12".parse::<NodePublic>(),
-            Err(KeyError::Hex("nodekey:"))
-        );
+        assert_eq!(node.to_string().parse::<MachinePublic>(), Err(KeyError::Prefix("mkey:")));
+        assert_eq!("nodekey:12".parse::<NodePublic>(), Err(KeyError::Hex("nodekey:")));
     }
 
     #[test]
@@ -330,16 +321,10 @@ mod tests {
     #[test]
     fn boxes_open_only_for_the_other_side() {
         let mut rng = Rng::from_seed([9; 32]);
-        let (a, b) = (
-            DiscoPrivate::generate(&mut rng),
-            DiscoPrivate::generate(&mut rng),
-        );
+        let (a, b) = (DiscoPrivate::generate(&mut rng), DiscoPrivate::generate(&mut rng));
         let nonce = rng.bytes();
         let sealed = a.shared(&b.public()).seal(&nonce, b"ping");
-        assert_eq!(
-            b.shared(&a.public()).open(&nonce, &sealed).as_deref(),
-            Some(&b"ping"[..])
-        );
+        assert_eq!(b.shared(&a.public()).open(&nonce, &sealed).as_deref(), Some(&b"ping"[..]));
         let other = DiscoPrivate::generate(&mut rng);
         assert_eq!(other.shared(&a.public()).open(&nonce, &sealed), None);
     }

@@ -38,11 +38,7 @@ impl Tag {
         let mut chars = name.chars();
         let first = chars.next().is_some_and(|c| c.is_ascii_alphabetic());
         let rest = chars.all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.');
-        if first && rest && name.len() <= 63 {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(bad())
-        }
+        if first && rest && name.len() <= 63 { Ok(Self(text.to_owned())) } else { Err(bad()) }
     }
 
     /// The whole text, prefix included.

@@ -99,10 +99,7 @@ impl CoreHandle {
     /// A handle whose owner is gone, for tests of what stands above it.
     #[cfg(test)]
     pub(crate) fn gone() -> Self {
-        Self {
-            commands: mpsc::channel(1).0,
-            news: watch::channel(News::default()).1,
-        }
+        Self { commands: mpsc::channel(1).0, news: watch::channel(News::default()).1 }
     }
 
     /// Gives a command; waits while the queue is full.
@@ -117,10 +114,7 @@ impl CoreHandle {
     ///
     /// # Errors
     /// While the daemon ends.
-    pub async fn ask<T>(
-        &self,
-        command: impl FnOnce(oneshot::Sender<T>) -> Command,
-    ) -> Result<T, CoreGone> {
+    pub async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, CoreGone> {
         let (tx, rx) = oneshot::channel();
         self.tell(command(tx)).await?;
         rx.await.map_err(|_| CoreGone)
@@ -149,10 +143,7 @@ pub struct CoreParts {
 
 impl std::fmt::Debug for CoreParts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CoreParts")
-            .field("udp", &self.udp)
-            .field("tun", &self.tun)
-            .finish_non_exhaustive()
+        f.debug_struct("CoreParts").field("udp", &self.udp).field("tun", &self.tun).finish_non_exhaustive()
     }
 }
 
@@ -302,11 +293,7 @@ impl Core {
                 engine.handle_derp(region, from, &bytes, now);
             }
             RegionNews::Event(DerpEvent::PeerGone { key, reason }) => {
-                let gone = Underlay::DerpPeerGone {
-                    region,
-                    key,
-                    reason,
-                };
+                let gone = Underlay::DerpPeerGone { region, key, reason };
                 engine.handle_underlay(gone, now);
             }
             RegionNews::Event(DerpEvent::Health(text)) => {
@@ -326,8 +313,7 @@ impl Core {
 
     fn tell_relays(&self) {
         let connected = self.relays.as_ref().map(DerpSet::connected);
-        self.news
-            .send_modify(|n| n.relays = connected.unwrap_or_default());
+        self.news.send_modify(|n| n.relays = connected.unwrap_or_default());
     }
 
     fn job(&mut self, job: Job) {
@@ -384,10 +370,7 @@ impl Core {
         self.relays = None;
         self.engine = None;
         let generation = self.generation;
-        self.news.send_replace(News {
-            generation,
-            ..News::default()
-        });
+        self.news.send_replace(News { generation, ..News::default() });
         let Some((config, netmap)) = config.map(|c| *c) else {
             return;
         };
@@ -434,8 +417,7 @@ impl Core {
         };
         let map = relays.map().clone();
         let generation = self.generation;
-        self.jobs
-            .spawn(async move { Job::Addrs(generation, dns_forward::resolve_relays(&map).await) });
+        self.jobs.spawn(async move { Job::Addrs(generation, dns_forward::resolve_relays(&map).await) });
     }
 
     fn underlay(&mut self, news: Underlay, now: Now) {
@@ -495,12 +477,7 @@ impl Core {
                         relays.send(region, to, bytes);
                     }
                 }
-                Output::DnsForward {
-                    id,
-                    resolvers,
-                    query,
-                    tcp,
-                } => self.forward(id, resolvers, query, tcp),
+                Output::DnsForward { id, resolvers, query, tcp } => self.forward(id, resolvers, query, tcp),
                 Output::Event(event) => self.event(event),
             }
             if self.udp_out.len() >= 256 || self.tun_out.len() >= 256 {
@@ -538,9 +515,7 @@ impl Core {
             resolvers
         };
         let mark = self.options.mark;
-        self.jobs.spawn(async move {
-            Job::Dns(id, dns_forward::ask(resolvers, query, tcp, mark).await)
-        });
+        self.jobs.spawn(async move { Job::Dns(id, dns_forward::ask(resolvers, query, tcp, mark).await) });
     }
 
     /// Measures regions by HTTPS, each by its first node that answers.
@@ -609,10 +584,5 @@ pub const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Peers that are in use now.
 #[must_use]
 pub fn active_peers(status: &EngineStatus) -> Vec<NodeId> {
-    status
-        .peers
-        .iter()
-        .filter(|(_, p)| p.active)
-        .map(|(id, _)| *id)
-        .collect()
+    status.peers.iter().filter(|(_, p)| p.active).map(|(id, _)| *id).collect()
 }

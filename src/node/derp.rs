@@ -83,12 +83,7 @@ impl std::fmt::Debug for DerpSet {
 impl DerpSet {
     /// An empty set; news go to `news`.
     #[must_use]
-    pub fn new(
-        key: NodePrivate,
-        options: DialOptions,
-        rng: Rng,
-        news: mpsc::Sender<Tagged>,
-    ) -> Self {
+    pub fn new(key: NodePrivate, options: DialOptions, rng: Rng, news: mpsc::Sender<Tagged>) -> Self {
         Self {
             key,
             options,
@@ -110,11 +105,7 @@ impl DerpSet {
     /// Regions with a live connection.
     #[must_use]
     pub fn connected(&self) -> Vec<RegionId> {
-        self.regions
-            .iter()
-            .filter(|(_, r)| r.sender.is_some())
-            .map(|(id, _)| *id)
-            .collect()
+        self.regions.iter().filter(|(_, r)| r.sender.is_some()).map(|(id, _)| *id).collect()
     }
 
     /// Takes a new map; returns the regions whose connection ended because their definition changed.
@@ -219,13 +210,7 @@ impl DerpSet {
         ));
         self.regions.insert(
             id,
-            Region {
-                definition,
-                generation: self.generation,
-                sender: None,
-                pending: VecDeque::new(),
-                task,
-            },
+            Region { definition, generation: self.generation, sender: None, pending: VecDeque::new(), task },
         );
     }
 }
@@ -244,11 +229,7 @@ async fn keep_connected(
         let why = match client::connect(&region, &key, &options, &mut rng).await {
             Ok((sender, mut receiver)) => {
                 failures = 0;
-                if news
-                    .send((id, generation, RegionNews::Up(sender)))
-                    .await
-                    .is_err()
-                {
+                if news.send((id, generation, RegionNews::Up(sender))).await.is_err() {
                     return;
                 }
                 loop {

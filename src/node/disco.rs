@@ -88,10 +88,8 @@ impl Message {
         match kind {
             1 => {
                 let (tx, rest) = rest.split_first_chunk()?;
-                let node_key = rest
-                    .first_chunk::<32>()
-                    .map(|k| NodePublic::from_bytes(*k))
-                    .filter(|k| !k.is_zero());
+                let node_key =
+                    rest.first_chunk::<32>().map(|k| NodePublic::from_bytes(*k)).filter(|k| !k.is_zero());
                 Some(Self::Ping { tx: *tx, node_key })
             }
             2 => {
@@ -132,11 +130,7 @@ impl<'a> Sealed<'a> {
         let rest = b.strip_prefix(MAGIC.as_slice())?;
         let (sender, rest) = rest.split_first_chunk::<32>()?;
         let (nonce, sealed) = rest.split_first_chunk::<BOX_NONCE_LEN>()?;
-        Some(Self {
-            sender: DiscoPublic::from_bytes(*sender),
-            nonce,
-            sealed,
-        })
+        Some(Self { sender: DiscoPublic::from_bytes(*sender), nonce, sealed })
     }
 
     /// Opens it with the box between us and the sender.
@@ -174,19 +168,13 @@ mod tests {
     /// Vectors of dataplane.md, Appendix A.
     #[test]
     fn the_known_vectors() {
-        let pong = Message::Pong {
-            tx: TX,
-            src: "2.3.4.5:1234".parse().unwrap(),
-        };
+        let pong = Message::Pong { tx: TX, src: "2.3.4.5:1234".parse().unwrap() };
         assert_eq!(
             hex::encode(pong.encode()),
             "02000102030405060708090a0b0c00000000000000000000ffff0203040504d2"
         );
         let cmm = Message::CallMeMaybe(vec!["1.2.3.4:567".parse().unwrap()]);
-        assert_eq!(
-            hex::encode(cmm.encode()),
-            "030000000000000000000000ffff010203040237"
-        );
+        assert_eq!(hex::encode(cmm.encode()), "030000000000000000000000ffff010203040237");
         assert_eq!(Message::decode(&pong.encode()), Some(pong));
         assert_eq!(Message::decode(&cmm.encode()), Some(cmm));
     }
@@ -194,14 +182,8 @@ mod tests {
     #[test]
     fn a_sealed_ping_is_124_bytes_and_opens_only_for_its_receiver() {
         let mut rng = Rng::from_seed([1; 32]);
-        let (a, b) = (
-            DiscoPrivate::generate(&mut rng),
-            DiscoPrivate::generate(&mut rng),
-        );
-        let ping = Message::Ping {
-            tx: TX,
-            node_key: Some(NodePublic::from_bytes([9; 32])),
-        };
+        let (a, b) = (DiscoPrivate::generate(&mut rng), DiscoPrivate::generate(&mut rng));
+        let ping = Message::Ping { tx: TX, node_key: Some(NodePublic::from_bytes([9; 32])) };
         let datagram = seal(&a.public(), &a.shared(&b.public()), &rng.bytes(), &ping);
         assert_eq!(datagram.len(), 124);
         assert!(is_disco(&datagram));
@@ -214,10 +196,7 @@ mod tests {
 
     #[test]
     fn broken_lists_are_empty_and_long_ones_are_cut() {
-        assert_eq!(
-            Message::decode(&[3, 0, 1]),
-            Some(Message::CallMeMaybe(Vec::new()))
-        );
+        assert_eq!(Message::decode(&[3, 0, 1]), Some(Message::CallMeMaybe(Vec::new())));
         let mut long = vec![3, 0];
         long.resize(2 + 18 * 10_000, 7);
         let Some(Message::CallMeMaybe(list)) = Message::decode(&long) else {

@@ -68,9 +68,7 @@ fn truncated(answer: &[u8]) -> bool {
 
 /// Same id, and an answer.
 fn matches(query: &[u8], answer: &[u8]) -> bool {
-    answer.len() >= 12
-        && query.get(..2) == answer.get(..2)
-        && answer.get(2).is_some_and(|b| b & 0x80 != 0)
+    answer.len() >= 12 && query.get(..2) == answer.get(..2) && answer.get(2).is_some_and(|b| b & 0x80 != 0)
 }
 
 async fn one(to: SocketAddr, query: &[u8], tcp: bool, mark: Option<u32>) -> io::Result<Bytes> {
@@ -113,11 +111,7 @@ async fn by_udp(to: SocketAddr, query: &[u8], mark: Option<u32>) -> io::Result<B
 }
 
 async fn by_tcp(to: SocketAddr, query: &[u8], mark: Option<u32>) -> io::Result<Bytes> {
-    let socket = if to.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
+    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if let Some(mark) = mark {
         socket2::SockRef::from(&socket).set_mark(mark)?;
     }
@@ -129,11 +123,7 @@ async fn by_tcp(to: SocketAddr, query: &[u8], mark: Option<u32>) -> io::Result<B
     let len = stream.read_u16().await?;
     let mut answer = vec![0; usize::from(len)];
     stream.read_exact(&mut answer).await?;
-    if matches(query, &answer) {
-        Ok(answer.into())
-    } else {
-        Err(io::ErrorKind::InvalidData.into())
-    }
+    if matches(query, &answer) { Ok(answer.into()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
 /// Addresses of every relay of the map whose address is not given in it.
@@ -191,9 +181,7 @@ mod tests {
         let refuses = server([0x81, 0x05]).await;
         let answers = server([0x81, 0x80]).await;
         let query = Bytes::from_static(QUERY);
-        let got = ask(vec![refuses, answers], query, false, None)
-            .await
-            .unwrap();
+        let got = ask(vec![refuses, answers], query, false, None).await.unwrap();
         assert_eq!(got[3], 0x80);
     }
 

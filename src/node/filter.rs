@@ -97,10 +97,7 @@ impl IpSet {
         let list = if addr.is_ipv4() { &self.v4 } else { &self.v6 };
         let n = number(addr);
         let after = list.partition_point(|(first, _)| *first <= n);
-        after
-            .checked_sub(1)
-            .and_then(|i| list.get(i))
-            .is_some_and(|(_, last)| n <= *last)
+        after.checked_sub(1).and_then(|i| list.get(i)).is_some_and(|(_, last)| n <= *last)
     }
 
     const fn len(&self) -> usize {
@@ -124,9 +121,7 @@ impl Rule {
     }
 
     fn to(&self, dst: IpAddr, ports: impl Fn(PortRange) -> bool) -> bool {
-        self.dsts
-            .iter()
-            .any(|(set, range)| ports(*range) && set.contains(dst))
+        self.dsts.iter().any(|(set, range)| ports(*range) && set.contains(dst))
     }
 
     fn from(&self, src: IpAddr) -> bool {
@@ -182,11 +177,7 @@ impl Flows {
             return;
         }
         let at = if self.slots.len() < FLOWS {
-            self.slots.push(Slot {
-                flow,
-                newer: 0,
-                older: 0,
-            });
+            self.slots.push(Slot { flow, newer: 0, older: 0 });
             self.slots.len() - 1
         } else {
             let at = self.oldest;
@@ -254,8 +245,7 @@ pub(crate) struct Filter {
 }
 
 const fn default_protos() -> [u128; 2] {
-    let low =
-        (1 << Proto::ICMPV4.0) | (1 << Proto::TCP.0) | (1 << Proto::UDP.0) | (1 << Proto::ICMPV6.0);
+    let low = (1 << Proto::ICMPV4.0) | (1 << Proto::TCP.0) | (1 << Proto::UDP.0) | (1 << Proto::ICMPV6.0);
     [low, 0]
 }
 
@@ -319,9 +309,7 @@ impl Filter {
             };
             let size = rule.srcs.len() + rule.dsts.iter().map(|d| d.0.len()).sum::<usize>();
             let Some(rest) = budget.checked_sub(size) else {
-                tracing::warn!(
-                    "the packet filter of this network is too large; its tail is left out"
-                );
+                tracing::warn!("the packet filter of this network is too large; its tail is left out");
                 break;
             };
             budget = rest;
@@ -362,11 +350,7 @@ impl Filter {
             Err(reason) => {
                 let syn = h.proto == Proto::TCP && h.is_tcp_syn() && h.src.is_ipv4();
                 let notify = (syn && reason == "acl").then_some(if closed { b'S' } else { b'A' });
-                Err(Refused {
-                    reason,
-                    notify,
-                    headers: h,
-                })
+                Err(Refused { reason, notify, headers: h })
             }
         }
     }
@@ -386,19 +370,13 @@ impl Filter {
             }
             Proto::TCP => !h.is_tcp_syn() || ports_permit(rules, h),
             Proto::UDP | Proto::SCTP => {
-                let flow = Flow {
-                    proto: h.proto,
-                    near: (h.dst, h.dst_port),
-                    far: (h.src, h.src_port),
-                };
+                let flow = Flow { proto: h.proto, near: (h.dst, h.dst_port), far: (h.src, h.src_port) };
                 self.flows.contains(&flow) || ports_permit(rules, h)
             }
             Proto::TSMP => true,
             // Capability sources do not count on this branch (dataplane.md 6.3).
             _ => rules.iter().any(|r| {
-                r.has_proto(h.proto)
-                    && r.srcs.contains(h.src)
-                    && r.to(h.dst, |p| p == PortRange::ANY)
+                r.has_proto(h.proto) && r.srcs.contains(h.src) && r.to(h.dst, |p| p == PortRange::ANY)
             }),
         };
         if permitted { Ok(()) } else { Err("acl") }
@@ -406,9 +384,7 @@ impl Filter {
 }
 
 fn ports_permit(rules: &[Rule], h: &Headers) -> bool {
-    rules
-        .iter()
-        .any(|r| r.has_proto(h.proto) && r.from(h.src) && r.to(h.dst, |p| p.contains(h.dst_port)))
+    rules.iter().any(|r| r.has_proto(h.proto) && r.from(h.src) && r.to(h.dst, |p| p.contains(h.dst_port)))
 }
 
 fn precheck(h: &Headers) -> Result<(), &'static str> {

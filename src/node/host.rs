@@ -38,11 +38,7 @@ pub fn hostinfo(prefs: &Prefs, log_id: &str, net_info: Option<NetInfo>) -> Hosti
     let mut rest = BTreeMap::new();
     rest.insert("GoArch".to_owned(), Value::from(arch));
     rest.insert("NoLogsNoSupport".to_owned(), Value::from(true));
-    let hostname = if prefs.hostname.is_empty() {
-        hostname()
-    } else {
-        prefs.hostname.clone()
-    };
+    let hostname = if prefs.hostname.is_empty() { hostname() } else { prefs.hostname.clone() };
     Hostinfo {
         ipn_version: VERSION.to_owned(),
         backend_log_id: log_id.to_owned(),
@@ -67,10 +63,7 @@ mod tests {
 
     #[test]
     fn the_given_name_wins_and_the_distribution_is_read() {
-        let prefs = Prefs {
-            hostname: "o1".into(),
-            ..Prefs::default()
-        };
+        let prefs = Prefs { hostname: "o1".into(), ..Prefs::default() };
         assert_eq!(hostinfo(&prefs, "x", None).hostname, "o1");
         assert_eq!(distro("NAME=x\nID=\"debian\"\n"), "debian");
     }

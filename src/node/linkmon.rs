@@ -41,9 +41,7 @@ impl LinkState {
     pub fn read(tun: &str) -> Self {
         let mut addresses = BTreeSet::new();
         for interface in nix::ifaddrs::getifaddrs().into_iter().flatten() {
-            let up = interface
-                .flags
-                .contains(nix::net::if_::InterfaceFlags::IFF_UP);
+            let up = interface.flags.contains(nix::net::if_::InterfaceFlags::IFF_UP);
             if interface.interface_name == tun || !up {
                 continue;
             }
@@ -62,10 +60,7 @@ impl LinkState {
         }
         let v4 = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
         let v6 = std::fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
-        Self {
-            addresses,
-            default_routes: default_routes(&v4, &v6, tun),
-        }
+        Self { addresses, default_routes: default_routes(&v4, &v6, tun) }
     }
 }
 
@@ -74,8 +69,7 @@ fn default_routes(v4: &str, v6: &str, tun: &str) -> BTreeSet<String> {
     let mut out = BTreeSet::new();
     for line in v4.lines().skip(1) {
         let mut words = line.split_whitespace();
-        if let (Some(dev), Some("00000000"), Some(gateway)) =
-            (words.next(), words.next(), words.next())
+        if let (Some(dev), Some("00000000"), Some(gateway)) = (words.next(), words.next(), words.next())
             && dev != tun
         {
             out.insert(format!("{dev} {gateway}"));
@@ -99,10 +93,7 @@ fn default_routes(v4: &str, v6: &str, tun: &str) -> BTreeSet<String> {
 ///
 /// # Errors
 /// When netlink cannot be opened.
-pub fn watch_links(
-    tun: String,
-    tasks: &mut JoinSet<()>,
-) -> std::io::Result<watch::Receiver<LinkState>> {
+pub fn watch_links(tun: String, tasks: &mut JoinSet<()>) -> std::io::Result<watch::Receiver<LinkState>> {
     let (connection, _handle, mut messages) = rtnetlink::new_multicast_connection(&[
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
@@ -147,10 +138,7 @@ mod tests {
             z = "0".repeat(32)
         );
         let routes = default_routes(v4, &v6, "tsd0");
-        let expected = [
-            "eth0 0102A8C0".to_owned(),
-            "eth1 fe800000000000000000000000000001".to_owned(),
-        ];
+        let expected = ["eth0 0102A8C0".to_owned(), "eth1 fe800000000000000000000000000001".to_owned()];
         assert_eq!(routes, BTreeSet::from(expected));
     }
 

@@ -146,20 +146,10 @@ impl Netcheck {
         for (id, region) in map.regions.iter().take(MAX_REGIONS) {
             let nodes = region.nodes.iter().take(MAX_NODES);
             let targets = nodes.map(|n| self.target(n)).collect();
-            self.regions.insert(
-                *id,
-                Region {
-                    targets,
-                    measure: !region.no_measure_no_home,
-                    avoid: region.avoid,
-                },
-            );
+            self.regions
+                .insert(*id, Region { targets, measure: !region.no_measure_no_home, avoid: region.avoid });
         }
-        self.scores = map
-            .home_params
-            .as_ref()
-            .map(|h| h.region_score.clone())
-            .unwrap_or_default();
+        self.scores = map.home_params.as_ref().map(|h| h.region_score.clone()).unwrap_or_default();
         if self.home.is_some_and(|h| !self.regions.contains_key(&h)) {
             self.home = None;
         }
@@ -169,15 +159,10 @@ impl Netcheck {
         let literal = |text: &str| text.parse::<IpAddr>().ok();
         let host = literal(&node.host_name);
         let pick = |field: &str, v4: bool| {
-            literal(field)
-                .or_else(|| host.filter(|_| field.is_empty()))
-                .filter(|a| a.is_ipv4() == v4)
+            literal(field).or_else(|| host.filter(|_| field.is_empty())).filter(|a| a.is_ipv4() == v4)
         };
         let (mut v4, mut v6) = (pick(&node.ipv4, true), pick(&node.ipv6, false));
-        let mut fixed = (
-            !node.ipv4.is_empty() || host.is_some(),
-            !node.ipv6.is_empty() || host.is_some(),
-        );
+        let mut fixed = (!node.ipv4.is_empty() || host.is_some(), !node.ipv6.is_empty() || host.is_some());
         if let Some(test) = literal(&node.stun_test_ip) {
             v4 = Some(test).filter(IpAddr::is_ipv4);
             v6 = Some(test).filter(IpAddr::is_ipv6);
@@ -198,9 +183,7 @@ impl Netcheck {
 
     /// Takes resolved addresses of relay nodes; true when one of them was missing before.
     pub(crate) fn set_resolved(&mut self, addrs: BTreeMap<String, Vec<IpAddr>>) -> bool {
-        let new = addrs
-            .iter()
-            .any(|(name, list)| !list.is_empty() && !self.resolved.contains_key(name));
+        let new = addrs.iter().any(|(name, list)| !list.is_empty() && !self.resolved.contains_key(name));
         self.resolved.extend(addrs);
         while self.resolved.len() > MAX_REGIONS * MAX_NODES {
             self.resolved.pop_first();
@@ -249,16 +232,9 @@ impl Netcheck {
 
     fn addr_of(&self, t: &Target, v4: bool) -> Option<SocketAddr> {
         let port = t.port?;
-        let (known, fixed) = if v4 {
-            (t.v4, t.fixed.0)
-        } else {
-            (t.v6, t.fixed.1)
-        };
+        let (known, fixed) = if v4 { (t.v4, t.fixed.0) } else { (t.v6, t.fixed.1) };
         let looked_up = || {
-            let list = self
-                .resolved
-                .get(&t.name)
-                .or_else(|| self.resolved.get(&t.host))?;
+            let list = self.resolved.get(&t.name).or_else(|| self.resolved.get(&t.host))?;
             list.iter().copied().find(|a| a.is_ipv4() == v4)
         };
         let ip = known.or_else(|| if fixed { None } else { looked_up() })?;
@@ -276,19 +252,11 @@ impl Netcheck {
         }
         let now = ctx.now.mono;
         self.next_at = None;
-        let full =
-            force || !self.last_had_udp || self.last_full.is_none_or(|t| now >= t + FULL_EVERY);
-        let has_v6 = self
-            .interfaces
-            .iter()
-            .any(|a| matches!(a, IpAddr::V6(a) if !a.is_unicast_link_local()));
+        let full = force || !self.last_had_udp || self.last_full.is_none_or(|t| now >= t + FULL_EVERY);
+        let has_v6 = self.interfaces.iter().any(|a| matches!(a, IpAddr::V6(a) if !a.is_unicast_link_local()));
         let families: &[bool] = if has_v6 { &[true, false] } else { &[true] };
         let chosen = self.history.fastest(FASTEST);
-        let retry = if self.last_full.is_none() {
-            RETRY_FIRST
-        } else {
-            RETRY
-        };
+        let retry = if self.last_full.is_none() { RETRY_FIRST } else { RETRY };
         let mut plan = Vec::new();
         let mut wanted = BTreeSet::new();
         for (id, region) in &self.regions {
@@ -297,11 +265,8 @@ impl Netcheck {
                 continue;
             }
             for &v4 in families {
-                let addrs: Vec<SocketAddr> = region
-                    .targets
-                    .iter()
-                    .filter_map(|t| self.addr_of(t, v4))
-                    .collect();
+                let addrs: Vec<SocketAddr> =
+                    region.targets.iter().filter_map(|t| self.addr_of(t, v4)).collect();
                 for (n, addr) in (0..TRIES).zip(addrs.iter().cycle()) {
                     wanted.insert((*id, v4));
                     plan.push((now + retry * n, *id, *addr));
@@ -337,14 +302,7 @@ impl Netcheck {
                 continue;
             }
             let tx: [u8; 12] = ctx.rng.bytes();
-            run.pending.insert(
-                tx,
-                Probe {
-                    region,
-                    to,
-                    sent: now,
-                },
-            );
+            run.pending.insert(tx, Probe { region, to, sent: now });
             ctx.out.udp(to, Bytes::from(message::request(tx)));
         }
     }
@@ -388,19 +346,11 @@ impl Netcheck {
         }
         if run.wanted.is_empty() && run.https_asked.is_none() && run.plan.is_empty() {
             // Nothing can be probed by UDP; names of relays may still be looked up.
-            let wait = if self.regions.is_empty() {
-                Duration::ZERO
-            } else {
-                HTTPS_AFTER
-            };
+            let wait = if self.regions.is_empty() { Duration::ZERO } else { HTTPS_AFTER };
             return Some(run.started + wait);
         }
         if let Some(asked) = &run.https_asked {
-            return Some(if asked.is_empty() {
-                run.started
-            } else {
-                run.started + OVERALL
-            });
+            return Some(if asked.is_empty() { run.started } else { run.started + OVERALL });
         }
         let regions: BTreeSet<RegionId> = run.wanted.iter().map(|(r, _)| *r).collect();
         let all = regions.iter().all(|r| run.report.latency.contains_key(r));
@@ -417,11 +367,7 @@ impl Netcheck {
 
     /// When something is due.
     pub(crate) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        let probe = self
-            .running
-            .as_ref()
-            .and_then(|r| r.plan.last())
-            .map(|p| (p.0, "stun probe"));
+        let probe = self.running.as_ref().and_then(|r| r.plan.last()).map(|p| (p.0, "stun probe"));
         let done = self.done_at().map(|at| (at, "netcheck"));
         let next = self.next_at.map(|at| (at, "netcheck cadence"));
         probe.into_iter().chain(done).chain(next).min()
@@ -441,12 +387,8 @@ impl Netcheck {
         let run = self.running.as_mut()?;
         if run.report.latency.is_empty() && run.https_asked.is_none() {
             // UDP seems blocked: relays are reached by TLS anyway.
-            let ask: BTreeSet<RegionId> = self
-                .regions
-                .iter()
-                .filter(|(_, r)| r.measure && !r.avoid)
-                .map(|(id, _)| *id)
-                .collect();
+            let ask: BTreeSet<RegionId> =
+                self.regions.iter().filter(|(_, r)| r.measure && !r.avoid).map(|(id, _)| *id).collect();
             let list: Vec<RegionId> = ask.iter().copied().collect();
             run.https_asked = Some(ask);
             if !list.is_empty() {
@@ -464,8 +406,7 @@ impl Netcheck {
         if run.full {
             self.last_full = Some(now);
         }
-        self.history
-            .add(now, run.started, run.report.latency.clone());
+        self.history.add(now, run.started, run.report.latency.clone());
         self.seen.retain(|_, t| now < *t + REMEMBER);
         while self.seen.len() > MAX_ENDPOINTS {
             let oldest = self.seen.iter().min_by_key(|(_, t)| **t).map(|(a, _)| *a);
@@ -477,10 +418,7 @@ impl Netcheck {
         if std::mem::take(&mut self.again) {
             self.start(true, ctx);
         }
-        Finished {
-            report: run.report,
-            endpoints,
-        }
+        Finished { report: run.report, endpoints }
     }
 
     /// Plans the next measurement while there is traffic: 20 to 26 s from now.
@@ -501,18 +439,11 @@ impl Netcheck {
             .filter(|(id, r)| r.measure && (!r.avoid || self.home == Some(**id)))
             .map(|(id, _)| *id)
             .collect();
-        let sample = Sample {
-            usable: &usable,
-            scores: &self.scores,
-            frames: &self.frames,
-            home: self.home,
-            now,
-        };
+        let sample =
+            Sample { usable: &usable, scores: &self.scores, frames: &self.frames, home: self.home, now };
         let choice = self.history.choose(&sample).or(self.home).or_else(|| {
             let n = u64::try_from(usable.len()).ok().filter(|n| *n > 0)?;
-            usable
-                .get(usize::try_from(self.fallback % n).ok()?)
-                .copied()
+            usable.get(usize::try_from(self.fallback % n).ok()?).copied()
         });
         if (self.home.is_none() || control_up) && choice.is_some() {
             self.home = choice;

@@ -8,9 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::clock::Now;
 use crate::keys::{DiscoPublic, NodeId, UserId};
-use crate::wire::{
-    DerpMap, DnsConfig, FilterRule, MapResponse, Node, PeerChange, SshPolicy, UserProfile,
-};
+use crate::wire::{DerpMap, DnsConfig, FilterRule, MapResponse, Node, PeerChange, SshPolicy, UserProfile};
 
 const MAX_PEERS: usize = 20_000;
 const MAX_PROFILES: usize = 40_000;
@@ -91,10 +89,7 @@ impl Netmap {
         }
         self.apply_peers(m, now, &mut changes);
         if let Some(node) = &m.node {
-            changes.tables |= self
-                .node
-                .as_ref()
-                .is_none_or(|old| differs_in_tables(old, node));
+            changes.tables |= self.node.as_ref().is_none_or(|old| differs_in_tables(old, node));
             self.node = Some(node.clone());
         }
         for profile in m.user_profiles.iter().take(MAX_PROFILES) {
@@ -208,9 +203,8 @@ impl Netmap {
             return;
         };
         // A disco key from before the peer told us its new one by itself (control.md 6.4).
-        let stale = patch.disco_key.is_some()
-            && patch.online == Some(false)
-            && patch.last_seen <= old.last_seen;
+        let stale =
+            patch.disco_key.is_some() && patch.online == Some(false) && patch.last_seen <= old.last_seen;
         if stale {
             return;
         }
@@ -305,9 +299,7 @@ impl Netmap {
 
     /// The time by control's clock, by which peers expire.
     fn peer_time(&self, now: Now) -> DateTime<Utc> {
-        self.clock_offset
-            .and_then(|o| now.wall.checked_add_signed(o))
-            .unwrap_or(now.wall)
+        self.clock_offset.and_then(|o| now.wall.checked_add_signed(o)).unwrap_or(now.wall)
     }
 
     /// Whether a peer's key has expired.
@@ -317,55 +309,38 @@ impl Netmap {
 
     /// Whether our own key has expired; by our own clock (control.md 10.6).
     pub(crate) fn self_expired(&self, now: Now) -> bool {
-        self.node
-            .as_ref()
-            .is_some_and(|n| n.expired || n.key_expiry.is_some_and(|t| t <= now.wall))
+        self.node.as_ref().is_some_and(|n| n.expired || n.key_expiry.is_some_and(|t| t <= now.wall))
     }
 
     /// How long until the next key expires.
     pub(crate) fn next_expiry(&self, now: Now) -> Option<std::time::Duration> {
         let peer_now = self.peer_time(now);
         let peers = self.peers.values().filter_map(|p| p.key_expiry);
-        let peers = peers
-            .filter(|t| *t > peer_now)
-            .map(|t| t.signed_duration_since(peer_now));
+        let peers = peers.filter(|t| *t > peer_now).map(|t| t.signed_duration_since(peer_now));
         let own = self.node.as_ref().and_then(|n| n.key_expiry);
-        let own = own
-            .filter(|t| *t > now.wall)
-            .map(|t| t.signed_duration_since(now.wall));
+        let own = own.filter(|t| *t > now.wall).map(|t| t.signed_duration_since(now.wall));
         peers.chain(own).min().and_then(|d| d.to_std().ok())
     }
 
     /// The MagicDNS suffix, without dots at the ends.
     pub(crate) fn suffix(&self) -> &str {
-        let name = self
-            .node
-            .as_ref()
-            .map(|n| n.name.as_str())
-            .unwrap_or_default();
+        let name = self.node.as_ref().map(|n| n.name.as_str()).unwrap_or_default();
         let suffix = name.split_once('.').map(|(_, s)| s).unwrap_or_default();
         suffix.trim_end_matches('.')
     }
 
     /// Our own addresses.
     pub(crate) fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.node
-            .iter()
-            .flat_map(|n| &n.addresses)
-            .map(ipnet::IpNet::addr)
+        self.node.iter().flat_map(|n| &n.addresses).map(ipnet::IpNet::addr)
     }
 
     /// Everything as one message, for keeping.
     pub(crate) fn snapshot(&self) -> Option<MapResponse> {
-        let chunks = self
-            .chunks
-            .iter()
-            .map(|(n, r)| (n.clone(), Some(r.clone())));
+        let chunks = self.chunks.iter().map(|(n, r)| (n.clone(), Some(r.clone())));
         Some(MapResponse {
             node: Some(self.node.clone()?),
             derp_map: Some(self.derp.clone()),
-            peers: Some(self.peers.values().cloned().collect())
-                .filter(|p: &Vec<Node>| !p.is_empty()),
+            peers: Some(self.peers.values().cloned().collect()).filter(|p: &Vec<Node>| !p.is_empty()),
             dns_config: Some(self.dns.clone()),
             domain: self.domain.clone(),
             packet_filters: Some(chunks.collect()),
@@ -424,15 +399,9 @@ mod tests {
     #[test]
     fn a_stream_must_start_with_ourselves_and_may_with_a_keep_alive() {
         let (mut map, now) = started(&[2]);
-        let alive = MapResponse {
-            keep_alive: true,
-            ..MapResponse::default()
-        };
+        let alive = MapResponse { keep_alive: true, ..MapResponse::default() };
         assert_eq!(map.apply(&alive, true, now), Changes::default());
-        let lacking = MapResponse {
-            peers: Some(vec![node(9)]),
-            ..MapResponse::default()
-        };
+        let lacking = MapResponse { peers: Some(vec![node(9)]), ..MapResponse::default() };
         assert_eq!(map.apply(&lacking, false, now), Changes::default());
         assert_eq!(map.apply(&first(&[3]), false, now).removed, ids(&[2]));
     }
@@ -440,10 +409,7 @@ mod tests {
     #[test]
     fn an_empty_peer_list_later_means_unchanged() {
         let (mut map, now) = started(&[2]);
-        let delta = MapResponse {
-            peers: Some(Vec::new()),
-            ..MapResponse::default()
-        };
+        let delta = MapResponse { peers: Some(Vec::new()), ..MapResponse::default() };
         assert_eq!(map.apply(&delta, false, now), Changes::default());
         assert_eq!(map.peers.len(), 1);
     }
@@ -451,15 +417,9 @@ mod tests {
     #[test]
     fn patches_touch_what_they_name_and_a_stale_disco_key_is_dropped() {
         let (mut map, now) = started(&[2]);
-        let patch = |p: PeerChange| MapResponse {
-            peers_changed_patch: Some(vec![p]),
-            ..MapResponse::default()
-        };
-        let move_home = PeerChange {
-            node_id: NodeId(2),
-            derp_region: RegionId(7),
-            ..PeerChange::default()
-        };
+        let patch =
+            |p: PeerChange| MapResponse { peers_changed_patch: Some(vec![p]), ..MapResponse::default() };
+        let move_home = PeerChange { node_id: NodeId(2), derp_region: RegionId(7), ..PeerChange::default() };
         let changes = map.apply(&patch(move_home), false, now);
         assert_eq!((changes.peers, changes.tables), (ids(&[2]), false));
         assert_eq!(map.peers[&NodeId(2)].home_derp, RegionId(7));
@@ -471,28 +431,17 @@ mod tests {
         };
         map.apply(&patch(stale), false, now);
         assert!(map.peers[&NodeId(2)].disco_key.is_zero());
-        let stranger = PeerChange {
-            node_id: NodeId(99),
-            ..PeerChange::default()
-        };
+        let stranger = PeerChange { node_id: NodeId(99), ..PeerChange::default() };
         assert!(map.apply(&patch(stranger), false, now).peers.is_empty());
     }
 
     #[test]
     fn filter_chunks_are_cleared_set_and_deleted_by_name() {
         let (mut map, now) = started(&[]);
-        let rule = |n: i32| {
-            Some(vec![FilterRule {
-                ip_proto: vec![n],
-                ..FilterRule::default()
-            }])
-        };
+        let rule = |n: i32| Some(vec![FilterRule { ip_proto: vec![n], ..FilterRule::default() }]);
         let mut send = |list: Vec<(&str, Option<Vec<FilterRule>>)>| {
             let chunks = list.into_iter().map(|(n, r)| (n.to_owned(), r)).collect();
-            let delta = MapResponse {
-                packet_filters: Some(chunks),
-                ..MapResponse::default()
-            };
+            let delta = MapResponse { packet_filters: Some(chunks), ..MapResponse::default() };
             assert!(map.apply(&delta, false, now).filter);
             map.rules().map(|r| r.ip_proto[0]).collect::<Vec<_>>()
         };
@@ -522,20 +471,11 @@ mod tests {
     #[test]
     fn empty_regions_keep_the_relays_and_wrong_ids_are_left_out() {
         let (mut map, now) = started(&[]);
-        let region = |id| DerpRegion {
-            region_id: RegionId(id),
-            ..DerpRegion::default()
-        };
+        let region = |id| DerpRegion { region_id: RegionId(id), ..DerpRegion::default() };
         let send = |map: &mut Netmap, regions: &[(u64, u64)]| {
             let regions = regions.iter().map(|(k, id)| (RegionId(*k), region(*id)));
-            let derp_map = Some(DerpMap {
-                regions: regions.collect(),
-                ..DerpMap::default()
-            });
-            let delta = MapResponse {
-                derp_map,
-                ..MapResponse::default()
-            };
+            let derp_map = Some(DerpMap { regions: regions.collect(), ..DerpMap::default() });
+            let delta = MapResponse { derp_map, ..MapResponse::default() };
             map.apply(&delta, false, now).derp
         };
         assert!(send(&mut map, &[(1, 1), (2, 9)]));

@@ -76,12 +76,7 @@ impl Outbox {
 
     /// Asks the host's resolver.
     pub(crate) fn dns(&mut self, id: u64, resolvers: Vec<SocketAddr>, query: Bytes) {
-        self.push(Output::DnsForward {
-            id,
-            resolvers,
-            query,
-            tcp: false,
-        });
+        self.push(Output::DnsForward { id, resolvers, query, tcp: false });
     }
 
     /// Tells the shell; never dropped for packets' sake.

@@ -140,17 +140,7 @@ impl Headers {
     }
 
     const fn bare(src: IpAddr, dst: IpAddr, proto: Proto, transport: usize, len: usize) -> Self {
-        Self {
-            src,
-            dst,
-            proto,
-            src_port: 0,
-            dst_port: 0,
-            kind: 0,
-            code: 0,
-            transport,
-            len,
-        }
+        Self { src, dst, proto, src_port: 0, dst_port: 0, kind: 0, code: 0, transport, len }
     }
 
     /// Demands a whole transport header, so that a short first fragment cannot hide its ports.
@@ -302,12 +292,7 @@ fn pseudo_sum(src: IpAddr, dst: IpAddr, proto: Proto, len: usize) -> u32 {
 }
 
 /// An IP packet with hop limit 64 around `transport`; `None` when the families differ or it is too long.
-pub(crate) fn build_ip(
-    src: IpAddr,
-    dst: IpAddr,
-    proto: Proto,
-    transport: &[u8],
-) -> Option<Vec<u8>> {
+pub(crate) fn build_ip(src: IpAddr, dst: IpAddr, proto: Proto, transport: &[u8]) -> Option<Vec<u8>> {
     match (src, dst) {
         (IpAddr::V4(s), IpAddr::V4(d)) => {
             let total = u16::try_from(20 + transport.len()).ok()?;
@@ -401,11 +386,7 @@ pub(crate) mod tests {
 
     pub(crate) fn echo(src: &str, dst: &str, kind: u8) -> Vec<u8> {
         let (src, dst): (IpAddr, IpAddr) = (src.parse().unwrap(), dst.parse().unwrap());
-        let proto = if src.is_ipv4() {
-            Proto::ICMPV4
-        } else {
-            Proto::ICMPV6
-        };
+        let proto = if src.is_ipv4() { Proto::ICMPV4 } else { Proto::ICMPV6 };
         build_ip(src, dst, proto, &[kind, 0, 0, 0, 0, 1, 0, 1]).unwrap()
     }
 
@@ -415,11 +396,7 @@ pub(crate) mod tests {
             let h = Headers::parse(&tcp(src, dst, (5, 22), 2)).unwrap();
             assert_eq!((h.proto, h.src_port, h.dst_port), (Proto::TCP, 5, 22));
             assert!(h.is_tcp_syn());
-            assert!(
-                !Headers::parse(&tcp(src, dst, (5, 22), 0x12))
-                    .unwrap()
-                    .is_tcp_syn()
-            );
+            assert!(!Headers::parse(&tcp(src, dst, (5, 22), 0x12)).unwrap().is_tcp_syn());
             let h = Headers::parse(&udp(src, dst, (7, 53), b"x")).unwrap();
             assert_eq!((h.proto, h.dst_port), (Proto::UDP, 53));
         }
@@ -445,22 +422,9 @@ pub(crate) mod tests {
 
     #[test]
     fn a_short_first_fragment_and_extension_headers_are_unknown() {
-        let short = build_ip(
-            "1.2.3.4".parse().unwrap(),
-            "1.2.3.5".parse().unwrap(),
-            Proto::TCP,
-            &[0; 8],
-        );
-        assert_eq!(
-            Headers::parse(&short.unwrap()).unwrap().proto,
-            Proto::UNKNOWN
-        );
-        let hop = build_ip(
-            "fd7a::1".parse().unwrap(),
-            "fd7a::2".parse().unwrap(),
-            Proto(0),
-            &[6; 60],
-        );
+        let short = build_ip("1.2.3.4".parse().unwrap(), "1.2.3.5".parse().unwrap(), Proto::TCP, &[0; 8]);
+        assert_eq!(Headers::parse(&short.unwrap()).unwrap().proto, Proto::UNKNOWN);
+        let hop = build_ip("fd7a::1".parse().unwrap(), "fd7a::2".parse().unwrap(), Proto(0), &[6; 60]);
         assert_eq!(Headers::parse(&hop.unwrap()).unwrap().proto, Proto::UNKNOWN);
     }
 

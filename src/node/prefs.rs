@@ -57,10 +57,7 @@ pub struct AutoUpdate {
 
 impl Default for AutoUpdate {
     fn default() -> Self {
-        Self {
-            check: true,
-            apply: Tri::Unset,
-        }
+        Self { check: true, apply: Tri::Unset }
     }
 }
 
@@ -294,10 +291,7 @@ impl Prefs {
                     if field == "InternalExitNodePrior" || field == "Config" || !known(field) {
                         return Err(PrefsError::Unknown(field.to_owned()));
                     }
-                    now.insert(
-                        field.to_owned(),
-                        edit.get(field).cloned().unwrap_or_default(),
-                    );
+                    now.insert(field.to_owned(), edit.get(field).cloned().unwrap_or_default());
                     // One way of naming the exit node replaces the other.
                     if field == "ExitNodeID" && edit.get("ExitNodeIPSet").is_none() {
                         now.insert("ExitNodeIP".to_owned(), Value::Null);
@@ -325,9 +319,7 @@ impl Prefs {
             return Err(PrefsError::Unsupported("an exit node (--exit-node)"));
         }
         let host_ok = |h: &str| {
-            h.len() <= 253
-                && h.chars()
-                    .all(|c| c.is_alphanumeric() || matches!(c, '-' | '.' | '_'))
+            h.len() <= 253 && h.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '.' | '_'))
         };
         if !host_ok(&self.hostname) {
             let shown = self.hostname.chars().take(80).collect();
@@ -464,19 +456,13 @@ mod tests {
         let mut prefs = Prefs::default();
         let edit = json!({"WantRunning":true,"WantRunningSet":true,"Hostname":"x","CorpDNS":false});
         prefs.apply_masked(&edit).unwrap();
-        let expected = Prefs {
-            want_running: true,
-            ..Prefs::default()
-        };
+        let expected = Prefs { want_running: true, ..Prefs::default() };
         assert_eq!(prefs, expected);
     }
 
     #[test]
     fn a_mask_without_a_value_sets_zero_and_auto_update_has_parts() {
-        let mut prefs = Prefs {
-            operator_user: "me".into(),
-            ..Prefs::default()
-        };
+        let mut prefs = Prefs { operator_user: "me".into(), ..Prefs::default() };
         let edit = json!({"OperatorUserSet":true,"AutoUpdateSet":{"CheckSet":true},
             "AutoUpdate":{"Check":false,"Apply":true}});
         prefs.apply_masked(&edit).unwrap();
@@ -487,10 +473,7 @@ mod tests {
 
     #[test]
     fn exit_node_by_id_clears_the_address() {
-        let mut prefs = Prefs {
-            exit_node_ip: "100.64.0.9".into(),
-            ..Prefs::default()
-        };
+        let mut prefs = Prefs { exit_node_ip: "100.64.0.9".into(), ..Prefs::default() };
         let edit = json!({"ExitNodeID":"n1","ExitNodeIDSet":true});
         prefs.apply_masked(&edit).unwrap();
         assert_eq!(prefs.exit_node_ip, "");
@@ -501,22 +484,15 @@ mod tests {
     fn a_bad_edit_changes_nothing() {
         let mut prefs = Prefs::default();
         let unknown = json!({"NoSuchSet":true});
-        assert_eq!(
-            prefs.apply_masked(&unknown),
-            Err(PrefsError::Unknown("NoSuch".into()))
-        );
-        let wrong =
-            json!({"Hostname":7,"HostnameSet":true,"WantRunning":true,"WantRunningSet":true});
+        assert_eq!(prefs.apply_masked(&unknown), Err(PrefsError::Unknown("NoSuch".into())));
+        let wrong = json!({"Hostname":7,"HostnameSet":true,"WantRunning":true,"WantRunningSet":true});
         assert!(prefs.apply_masked(&wrong).is_err());
         assert_eq!(prefs, Prefs::default());
     }
 
     #[test]
     fn what_the_node_cannot_do_is_refused_by_name() {
-        let prefs = Prefs {
-            run_ssh: true,
-            ..Prefs::default()
-        };
+        let prefs = Prefs { run_ssh: true, ..Prefs::default() };
         assert!(prefs.check().unwrap_err().to_string().contains("--ssh"));
         assert_eq!(Prefs::default().check(), Ok(()));
     }

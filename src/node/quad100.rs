@@ -75,13 +75,7 @@ impl Quad100 {
         }
     }
 
-    fn handle_query(
-        &mut self,
-        query: &[u8],
-        client: (IpAddr, u16),
-        service: IpAddr,
-        ctx: &mut Ctx<'_>,
-    ) {
+    fn handle_query(&mut self, query: &[u8], client: (IpAddr, u16), service: IpAddr, ctx: &mut Ctx<'_>) {
         let verdict = match &self.zone {
             Some(zone) => zone.handle(query, false),
             None => Zone::servfail(query).map_or(Verdict::Drop, Verdict::Answer),
@@ -97,12 +91,7 @@ impl Quad100 {
                 self.next += 1;
                 self.pending.insert(
                     id,
-                    Pending {
-                        client,
-                        service,
-                        query: query.clone(),
-                        deadline: ctx.now.mono + TIMEOUT,
-                    },
+                    Pending { client, service, query: query.clone(), deadline: ctx.now.mono + TIMEOUT },
                 );
                 ctx.out.dns(id, resolvers, query);
             }

@@ -22,10 +22,7 @@ struct Family<T> {
 
 impl<T: Copy> Family<T> {
     const fn new(bits: u8) -> Self {
-        Self {
-            lengths: Vec::new(),
-            bits,
-        }
+        Self { lengths: Vec::new(), bits }
     }
 
     fn mask(&self, addr: u128, len: u8) -> u128 {
@@ -40,16 +37,12 @@ impl<T: Copy> Family<T> {
             Some((l, map)) if *l == len => {
                 map.entry(key).or_insert(value);
             }
-            _ => self
-                .lengths
-                .insert(at, (len, HashMap::from([(key, value)]))),
+            _ => self.lengths.insert(at, (len, HashMap::from([(key, value)]))),
         }
     }
 
     fn find(&self, addr: u128) -> Option<T> {
-        self.lengths
-            .iter()
-            .find_map(|(len, map)| map.get(&self.mask(addr, *len)).copied())
+        self.lengths.iter().find_map(|(len, map)| map.get(&self.mask(addr, *len)).copied())
     }
 }
 
@@ -63,10 +56,7 @@ fn key(addr: IpAddr) -> u128 {
 impl<T: Copy> Table<T> {
     /// An empty table.
     pub(crate) const fn new() -> Self {
-        Self {
-            v4: Family::new(32),
-            v6: Family::new(128),
-        }
+        Self { v4: Family::new(32), v6: Family::new(128) }
     }
 
     /// Adds a prefix; the first owner of a prefix keeps it.

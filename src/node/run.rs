@@ -109,10 +109,8 @@ fn roots() -> Arc<rustls::RootCertStore> {
 }
 
 async fn stop_signal() {
-    let (Ok(mut term), Ok(mut int)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         tracing::error!("signals cannot be caught");
         return;
     };
@@ -138,48 +136,23 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
     if let Err(e) = resolv.restore() {
         tracing::warn!("resolv.conf of before the last crash cannot be put back: {e}");
     }
-    let socket = localapi::bind(&config.socket).map_err(|source| RunError::Socket {
-        path: config.socket.clone(),
-        source,
-    })?;
-    let options = DialOptions {
-        mark: usable_mark(),
-        roots: roots(),
-    };
-    let tun = Tun::open(&config.tun, config.offload).map_err(|source| RunError::Tun {
-        name: config.tun.clone(),
-        source,
-    })?;
+    let socket = localapi::bind(&config.socket)
+        .map_err(|source| RunError::Socket { path: config.socket.clone(), source })?;
+    let options = DialOptions { mark: usable_mark(), roots: roots() };
+    let tun = Tun::open(&config.tun, config.offload)
+        .map_err(|source| RunError::Tun { name: config.tun.clone(), source })?;
     let udp = Udp::bind(config.port, options.mark).map_err(io_error("bind the UDP sockets"))?;
     let ports = udp.ports();
     let mut tasks = JoinSet::new();
-    let links = linkmon::watch_links(tun.name().to_owned(), &mut tasks)
-        .map_err(io_error("watch the network"))?;
+    let links =
+        linkmon::watch_links(tun.name().to_owned(), &mut tasks).map_err(io_error("watch the network"))?;
     let os = OsHandle::start(tun.name().to_owned(), tun.index(), resolv.clone())
         .map_err(io_error("open netlink"))?;
     tracing::info!("interface {}, UDP ports {ports:?}", tun.name());
-    let core = core::start(
-        CoreParts {
-            udp,
-            tun,
-            options: options.clone(),
-            resolv,
-            rng: rng.fork(),
-        },
-        &mut tasks,
-    );
-    let (lifecycle, backend) = lifecycle::new(
-        LifecycleParts {
-            dir,
-            state,
-            core: core.clone(),
-            os,
-            links,
-            ports,
-            rng,
-        },
-        options,
-    );
+    let core =
+        core::start(CoreParts { udp, tun, options: options.clone(), resolv, rng: rng.fork() }, &mut tasks);
+    let (lifecycle, backend) =
+        lifecycle::new(LifecycleParts { dir, state, core: core.clone(), os, links, ports, rng }, options);
     tasks.spawn(localapi::serve(socket, Api { backend, core }));
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
     let lifecycle = lifecycle.run(async {

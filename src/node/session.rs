@@ -81,15 +81,9 @@ impl Login {
         RegisterRequest {
             version: crate::wire::CapVer::OURS,
             node_key: self.key.public(),
-            old_node_key: self
-                .old_key
-                .as_ref()
-                .map(NodePrivate::public)
-                .unwrap_or_default(),
+            old_node_key: self.old_key.as_ref().map(NodePrivate::public).unwrap_or_default(),
             nl_key: self.lock_key.clone(),
-            auth: self.auth_key.as_ref().map(|key| RegisterAuth {
-                auth_key: key.clone(),
-            }),
+            auth: self.auth_key.as_ref().map(|key| RegisterAuth { auth_key: key.clone() }),
             followup: followup.to_owned(),
             hostinfo: Some(self.hostinfo.clone()),
             ..RegisterRequest::default()
@@ -143,11 +137,7 @@ pub async fn register(client: Arc<ControlClient>, mut login: Login, report: Repo
                 report.tell(SessionEvent::Registered(registered)).await;
                 return;
             }
-            Err(ControlError::Status {
-                status: 429,
-                retry_after,
-                ..
-            }) => {
+            Err(ControlError::Status { status: 429, retry_after, .. }) => {
                 let random = Duration::from_millis(5000 + login.rng.below(5000));
                 let limit = Duration::from_secs(3600);
                 let asked = retry_after.filter(|d| !d.is_zero() && *d <= limit);
@@ -230,8 +220,8 @@ pub async fn follow_map(
         };
         tracing::debug!("map stream: {why}");
         failures += 1;
-        let told = report.tell(SessionEvent::Up(false)).await
-            && report.tell(SessionEvent::Trouble(why)).await;
+        let told =
+            report.tell(SessionEvent::Up(false)).await && report.tell(SessionEvent::Trouble(why)).await;
         if !told {
             return;
         }
@@ -247,11 +237,7 @@ pub async fn send_updates(
 ) {
     let mut failures = 0;
     loop {
-        let update = MapRequest {
-            omit_peers: true,
-            stream: false,
-            ..request.borrow_and_update().clone()
-        };
+        let update = MapRequest { omit_peers: true, stream: false, ..request.borrow_and_update().clone() };
         match client.update(&update).await {
             Ok(()) => {
                 failures = 0;
@@ -332,11 +318,8 @@ fn c2n(request: &[u8]) -> Vec<u8> {
     } else {
         ("501 Not Implemented", "not supported by this node\n")
     };
-    format!(
-        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nContent-Type: text/plain\r\n\r\n{body}",
-        body.len()
-    )
-    .into_bytes()
+    format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nContent-Type: text/plain\r\n\r\n{body}", body.len())
+        .into_bytes()
 }
 
 #[cfg(test)]

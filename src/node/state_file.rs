@@ -25,9 +25,7 @@ const MAX_FILE: u64 = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// Another daemon holds the directory.
-    #[error(
-        "{dir} belongs to the running daemon with pid {pid}; stop it first or give another --state-dir"
-    )]
+    #[error("{dir} belongs to the running daemon with pid {pid}; stop it first or give another --state-dir")]
     Locked {
         /// The directory.
         dir: PathBuf,
@@ -172,20 +170,14 @@ impl NodeState {
 
     fn load(stored: &Stored) -> Result<Self, String> {
         if stored.version != 1 {
-            return Err(format!(
-                "version {} is newer than this program",
-                stored.version
-            ));
+            return Err(format!("version {} is newer than this program", stored.version));
         }
         let text = |e: crate::keys::KeyError| e.to_string();
         let node = |k: &Option<Secret>| {
-            k.as_ref()
-                .map(|k| NodePrivate::parse_stored(&k.0).map_err(text))
-                .transpose()
+            k.as_ref().map(|k| NodePrivate::parse_stored(&k.0).map_err(text)).transpose()
         };
         let mut seed = Zeroizing::new([0_u8; 32]);
-        hex::decode_to_slice(stored.lock_seed.0.as_bytes(), &mut *seed)
-            .map_err(|e| e.to_string())?;
+        hex::decode_to_slice(stored.lock_seed.0.as_bytes(), &mut *seed).map_err(|e| e.to_string())?;
         Ok(Self {
             machine_key: MachinePrivate::parse_stored(&stored.machine_key.0).map_err(text)?,
             disco_key: DiscoPrivate::parse_stored(&stored.disco_key.0).map_err(text)?,
@@ -213,11 +205,7 @@ impl StateDir {
     /// [`StateError::Locked`] when another daemon has it, [`StateError::Io`] otherwise.
     pub fn open(dir: &Path) -> Result<Self, StateError> {
         if !dir.is_dir() {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(dir)
-                .map_err(io("cannot make", dir))?;
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io("cannot make", dir))?;
         }
         fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
             .map_err(io("cannot set the mode of", dir))?;
@@ -245,10 +233,7 @@ impl StateDir {
         lock.set_len(0).map_err(io("cannot write", &path))?;
         lock.rewind().map_err(io("cannot write", &path))?;
         writeln!(lock, "{}", std::process::id()).map_err(io("cannot write", &path))?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            _lock: lock,
-        })
+        Ok(Self { dir: dir.to_owned(), _lock: lock })
     }
 
     /// Where it is.
@@ -268,10 +253,7 @@ impl StateDir {
             self.save(&state)?;
             return Ok(state);
         };
-        let damaged = |why: String| StateError::Damaged {
-            path: path.clone(),
-            why,
-        };
+        let damaged = |why: String| StateError::Damaged { path: path.clone(), why };
         let stored: Stored = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
         NodeState::load(&stored).map_err(damaged)
     }
@@ -337,21 +319,14 @@ fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
         Err(e) => return Err(io("cannot read", path)(e)),
     };
     let mut bytes = Zeroizing::new(Vec::new());
-    file.take(MAX_FILE)
-        .read_to_end(&mut bytes)
-        .map_err(io("cannot read", path))?;
+    file.take(MAX_FILE).read_to_end(&mut bytes).map_err(io("cannot read", path))?;
     Ok(Some(bytes))
 }
 
 /// Temporary file, sync, rename, sync of the directory.
 fn write_atomic(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let tmp = path.with_extension("tmp");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&tmp)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&tmp)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&tmp, path)?;
@@ -377,10 +352,7 @@ mod tests {
         let mut state = open.load(&mut rng()).unwrap();
         state.node_key = Some(NodePrivate::generate(&mut rng()));
         state.prefs.hostname = "o1".into();
-        state.profile = Some(Profile {
-            id: "ab12".into(),
-            ..Profile::default()
-        });
+        state.profile = Some(Profile { id: "ab12".into(), ..Profile::default() });
         open.save(&state).unwrap();
         drop(open);
 
@@ -432,10 +404,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let open = StateDir::open(tmp.path()).unwrap();
         let key = NodePrivate::generate(&mut rng()).public();
-        let map = MapResponse {
-            domain: "example".into(),
-            ..MapResponse::default()
-        };
+        let map = MapResponse { domain: "example".into(), ..MapResponse::default() };
         open.netmap_writer().save(key, map.clone()).unwrap();
         assert_eq!(open.load_netmap(&key), Some(map));
         assert_eq!(open.load_netmap(&NodePublic::default()), None);

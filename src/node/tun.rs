@@ -42,12 +42,7 @@ impl Tun {
     /// # Errors
     /// Without the right to make it, without `/dev/net/tun`, or when the name is taken.
     pub fn open(name: &str, offload: bool) -> io::Result<Self> {
-        let device = DeviceBuilder::new()
-            .name(name)
-            .mtu(MTU)
-            .offload(offload)
-            .enable(false)
-            .build_async()?;
+        let device = DeviceBuilder::new().name(name).mtu(MTU).offload(offload).enable(false).build_async()?;
         let index = device.if_index()?;
         let count = if offload { IDEAL_BATCH_SIZE } else { 1 };
         Ok(Self {
@@ -86,10 +81,7 @@ impl Tun {
     /// Hands the packets of one read to `take`; false when there were none. A train that cannot be
     /// split is a lost train, not a dead device.
     pub fn recv(&mut self, mut take: impl FnMut(&[u8])) -> bool {
-        match self
-            .device
-            .try_recv_multiple(&mut self.raw, &mut self.segments, &mut self.sizes, 0)
-        {
+        match self.device.try_recv_multiple(&mut self.raw, &mut self.segments, &mut self.sizes, 0) {
             Ok(count) => {
                 for (segment, size) in self.segments.iter().zip(&self.sizes).take(count) {
                     take(segment.get(..*size).unwrap_or_default());
@@ -115,10 +107,7 @@ impl Tun {
                 buf.resize(VIRTIO_NET_HDR_LEN, 0);
                 buf.extend_from_slice(packet);
             }
-            let sent = self
-                .device
-                .send_multiple(&mut self.gro, &mut self.out, VIRTIO_NET_HDR_LEN)
-                .await;
+            let sent = self.device.send_multiple(&mut self.gro, &mut self.out, VIRTIO_NET_HDR_LEN).await;
             if let Err(e) = sent {
                 // EIO: the interface is down, which is what `down` means.
                 self.errors += 1;

@@ -32,11 +32,7 @@ pub struct Sock {
 
 impl Sock {
     fn bind(ip: IpAddr, port: u16, mark: Option<u32>) -> io::Result<Self> {
-        let domain = if ip.is_ipv4() {
-            Domain::IPV4
-        } else {
-            Domain::IPV6
-        };
+        let domain = if ip.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
         let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
         if ip.is_ipv6() {
@@ -57,11 +53,7 @@ impl Sock {
         if let Err(e) = sys::allow_fragments(&io, ip.is_ipv6()) {
             tracing::debug!("path MTU discovery stays on: {e}");
         }
-        Ok(Self {
-            gso: state.max_gso_segments() > 1,
-            io,
-            state,
-        })
+        Ok(Self { gso: state.max_gso_segments() > 1, io, state })
     }
 
     fn port(&self) -> Option<u16> {
@@ -70,9 +62,8 @@ impl Sock {
 
     async fn send(&mut self, transmit: &Transmit<'_>) -> io::Result<()> {
         loop {
-            let sent = self.io.try_io(Interest::WRITABLE, || {
-                self.state.try_send((&self.io).into(), transmit)
-            });
+            let sent =
+                self.io.try_io(Interest::WRITABLE, || self.state.try_send((&self.io).into(), transmit));
             match sent {
                 // A full socket buffer holds the engine back, which holds the TUN back.
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.io.writable().await?,
@@ -107,13 +98,8 @@ impl Sock {
             }
         }
         for bytes in run {
-            let transmit = Transmit {
-                destination: to,
-                ecn: None,
-                contents: bytes,
-                segment_size: None,
-                src_ip: None,
-            };
+            let transmit =
+                Transmit { destination: to, ecn: None, contents: bytes, segment_size: None, src_ip: None };
             if let Err(e) = self.send(&transmit).await {
                 tracing::trace!("send to {to}: {e}");
                 failed += 1;
@@ -190,10 +176,7 @@ impl Udp {
     /// The bound ports, IPv4 and IPv6.
     #[must_use]
     pub fn ports(&self) -> (Option<u16>, Option<u16>) {
-        (
-            self.v4.as_ref().and_then(Sock::port),
-            self.v6.as_ref().and_then(Sock::port),
-        )
+        (self.v4.as_ref().and_then(Sock::port), self.v6.as_ref().and_then(Sock::port))
     }
 
     /// Datagrams that could not be sent.
@@ -221,11 +204,10 @@ impl Udp {
         let mut any = false;
         for sock in [&self.v4, &self.v6].into_iter().flatten() {
             let mut meta = [RecvMeta::default(); BATCH_SIZE];
-            let mut slices: Vec<IoSliceMut<'_>> =
-                self.slots.chunks_mut(SLOT).map(IoSliceMut::new).collect();
-            let received = sock.io.try_io(Interest::READABLE, || {
-                sock.state.recv((&sock.io).into(), &mut slices, &mut meta)
-            });
+            let mut slices: Vec<IoSliceMut<'_>> = self.slots.chunks_mut(SLOT).map(IoSliceMut::new).collect();
+            let received = sock
+                .io
+                .try_io(Interest::READABLE, || sock.state.recv((&sock.io).into(), &mut slices, &mut meta));
             let count = match received {
                 Ok(n) => n,
                 Err(e) => {
@@ -251,21 +233,13 @@ impl Udp {
     pub async fn send(&mut self, batch: &[(SocketAddr, Bytes)]) {
         let mut rest = batch;
         while let Some((to, _)) = rest.first() {
-            let sock = if to.is_ipv4() {
-                &mut self.v4
-            } else {
-                &mut self.v6
-            };
+            let sock = if to.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
             let Some(sock) = sock else {
                 self.dropped += 1;
                 rest = rest.get(1..).unwrap_or_default();
                 continue;
             };
-            let segments = if sock.gso {
-                sock.state.max_gso_segments().min(64)
-            } else {
-                1
-            };
+            let segments = if sock.gso { sock.state.max_gso_segments().min(64) } else { 1 };
             let (run, tail) = rest.split_at(run_length(rest, segments).min(rest.len()));
             let bytes: Vec<Bytes> = run.iter().map(|(_, b)| b.clone()).collect();
             self.dropped += sock.send_run(*to, &bytes, &mut self.scratch).await;
@@ -281,12 +255,7 @@ mod tests {
     fn batch(parts: &[(u16, usize)]) -> Vec<(SocketAddr, Bytes)> {
         parts
             .iter()
-            .map(|(port, len)| {
-                (
-                    SocketAddr::from(([127, 0, 0, 1], *port)),
-                    Bytes::from(vec![7; *len]),
-                )
-            })
+            .map(|(port, len)| (SocketAddr::from(([127, 0, 0, 1], *port)), Bytes::from(vec![7; *len])))
             .collect()
     }
 
@@ -308,10 +277,7 @@ mod tests {
         let sent: Vec<(SocketAddr, Bytes)> = (0..5_u8)
             .map(|i| {
                 let len = if i == 4 { 50 } else { 100 };
-                (
-                    SocketAddr::from(([127, 0, 0, 1], port)),
-                    Bytes::from(vec![i; len]),
-                )
+                (SocketAddr::from(([127, 0, 0, 1], port)), Bytes::from(vec![i; len]))
             })
             .collect();
         a.send(&sent).await;

@@ -58,10 +58,7 @@ pub(crate) struct Outcome {
 
 impl Outcome {
     fn drop(reason: &'static str) -> Self {
-        Self {
-            dropped: Some(reason),
-            ..Self::default()
-        }
+        Self { dropped: Some(reason), ..Self::default() }
     }
 }
 
@@ -126,9 +123,7 @@ pub(crate) struct WireGuard {
 
 impl std::fmt::Debug for WireGuard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("WireGuard")
-            .field("sessions", &self.sessions.len())
-            .finish_non_exhaustive()
+        f.debug_struct("WireGuard").field("sessions", &self.sessions.len()).finish_non_exhaustive()
     }
 }
 
@@ -212,10 +207,7 @@ impl WireGuard {
 
     /// The peer whose tick is due, if any.
     pub(crate) fn due(&self, now: Instant) -> Option<NodeId> {
-        self.timers
-            .first()
-            .filter(|(at, _)| *at <= now)
-            .map(|(_, id)| *id)
+        self.timers.first().filter(|(at, _)| *at <= now).map(|(_, id)| *id)
     }
 
     fn session(&mut self, id: NodeId, key: &NodePublic, now: Instant) -> &mut Session {
@@ -297,9 +289,7 @@ impl WireGuard {
         s.catch_up(now, &mut out);
         let mut buf = BytesMut::with_capacity(plain.len().next_multiple_of(16));
         buf.extend_from_slice(plain);
-        let sent = s
-            .tunn
-            .handle_outgoing_packet(Packet::from_bytes(buf), Some(&mut self.mtu));
+        let sent = s.tunn.handle_outgoing_packet(Packet::from_bytes(buf), Some(&mut self.mtu));
         out.extend(sent.map(freeze));
         s.last_data = now;
         if s.tick_at > now + TICK {
@@ -342,34 +332,20 @@ impl WireGuard {
         out
     }
 
-    fn verify(
-        &mut self,
-        from: SocketAddr,
-        datagram: &[u8],
-        now: Instant,
-    ) -> Result<WgKind, Box<Outcome>> {
+    fn verify(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) -> Result<WgKind, Box<Outcome>> {
         let packet = Packet::from_bytes(BytesMut::from(datagram));
         let handshake = matches!(datagram.first(), Some(1 | 2));
         if !handshake {
-            return packet
-                .try_into_wg()
-                .map_err(|_| Box::new(Outcome::drop("not wireguard")));
+            return packet.try_into_wg().map_err(|_| Box::new(Outcome::drop("not wireguard")));
         }
-        if self
-            .window
-            .is_none_or(|w| now >= w + Duration::from_secs(1))
-        {
+        if self.window.is_none_or(|w| now >= w + Duration::from_secs(1)) {
             self.window = Some(now);
             self.in_window = 0;
             self.limiter.try_reset_count();
             self.strict.try_reset_count();
         }
         self.in_window = self.in_window.saturating_add(1);
-        let limiter: &RateLimiter = if self.in_window > OVERALL {
-            &self.strict
-        } else {
-            &self.limiter
-        };
+        let limiter: &RateLimiter = if self.in_window > OVERALL { &self.strict } else { &self.limiter };
         limiter.verify_packet(from, packet).map_err(|refusal| {
             Box::new(match refusal {
                 TunnResult::WriteToNetwork(cookie) => Outcome {
@@ -397,11 +373,7 @@ impl WireGuard {
         };
         let index = match &kind {
             WgKind::HandshakeInit(init) => {
-                let half = gotatun::noise::handshake::parse_handshake_anon(
-                    &self.secret,
-                    &self.public,
-                    init,
-                );
+                let half = gotatun::noise::handshake::parse_handshake_anon(&self.secret, &self.public, init);
                 let Ok(half) = half else {
                     return Outcome::drop("bad wireguard handshake");
                 };
@@ -493,10 +465,7 @@ mod tests {
 
     fn keys() -> (NodePrivate, NodePrivate) {
         let mut rng = Rng::from_seed([3; 32]);
-        (
-            NodePrivate::generate(&mut rng),
-            NodePrivate::generate(&mut rng),
-        )
+        (NodePrivate::generate(&mut rng), NodePrivate::generate(&mut rng))
     }
 
     fn from() -> SocketAddr {
@@ -517,16 +486,9 @@ mod tests {
         assert!(keepalive.established && keepalive.packet.is_none());
         let queued = a.flush(B);
         let got = b.decapsulate(from(), &queued[0], now, |_| None);
-        assert_eq!(
-            got.packet.as_deref().map(|p| &p[..33]),
-            Some(&[0x45; 33][..])
-        );
+        assert_eq!(got.packet.as_deref().map(|p| &p[..33]), Some(&[0x45; 33][..]));
         // A replay is refused quietly.
-        assert!(
-            b.decapsulate(from(), &queued[0], now, |_| None)
-                .packet
-                .is_none()
-        );
+        assert!(b.decapsulate(from(), &queued[0], now, |_| None).packet.is_none());
     }
 
     #[test]

@@ -121,11 +121,7 @@ pub fn respond(
     server: &MachinePrivate,
     ephemeral: Zeroizing<[u8; 32]>,
 ) -> Result<Accepted, NoiseError> {
-    let size = NoiseError::Size {
-        what: "initiation",
-        want: INITIATION_LEN,
-        got: initiation.len(),
-    };
+    let size = NoiseError::Size { what: "initiation", want: INITIATION_LEN, got: initiation.len() };
     let Some((version, framed)) = initiation.split_first_chunk::<2>() else {
         return Err(size);
     };
@@ -148,10 +144,8 @@ pub fn respond(
         .map_err(fault)?;
     let mut none = [0_u8; INITIATION_BODY];
     state.read_message(body, &mut none).map_err(fault)?;
-    let machine = state
-        .get_remote_static()
-        .and_then(|k| <[u8; 32]>::try_from(k).ok())
-        .ok_or(NoiseError::Handshake)?;
+    let machine =
+        state.get_remote_static().and_then(|k| <[u8; 32]>::try_from(k).ok()).ok_or(NoiseError::Handshake)?;
     let mut answer = [0_u8; RESPONSE_BODY];
     state.write_message(&[], &mut answer).map_err(fault)?;
     let mut response = [0_u8; RESPONSE_LEN];
@@ -205,21 +199,13 @@ fn prologue(version: u16) -> String {
 }
 
 /// Checks size, type and length of a 3-byte-header message and gives what is inside.
-fn body_of<'a>(
-    message: &'a [u8],
-    what: &'static str,
-    want: usize,
-    kind: u8,
-) -> Result<&'a [u8], NoiseError> {
+fn body_of<'a>(message: &'a [u8], what: &'static str, want: usize, kind: u8) -> Result<&'a [u8], NoiseError> {
     let size = |got| NoiseError::Size { what, want, got };
     let Some(([got, hi, lo], body)) = message.split_first_chunk::<3>() else {
         return Err(size(message.len()));
     };
     if *got != kind {
-        return Err(NoiseError::Kind {
-            want: what,
-            got: *got,
-        });
+        return Err(NoiseError::Kind { want: what, got: *got });
     }
     let len = usize::from(u16::from_be_bytes([*hi, *lo]));
     if message.len() != want {
@@ -233,10 +219,7 @@ fn body_of<'a>(
 
 fn builder<'b>(ephemeral: Zeroizing<[u8; 32]>) -> Result<Builder<'b>, snow::Error> {
     let params: NoiseParams = PATTERN.parse()?;
-    Ok(Builder::with_resolver(
-        params,
-        Box::new(Resolver(ephemeral)),
-    ))
+    Ok(Builder::with_resolver(params, Box::new(Resolver(ephemeral))))
 }
 
 fn fault(e: snow::Error) -> NoiseError {
@@ -289,10 +272,7 @@ struct X25519 {
 
 impl X25519 {
     fn zero() -> Self {
-        Self {
-            secret: Zeroizing::new([0; 32]),
-            public: [0; 32],
-        }
+        Self { secret: Zeroizing::new([0; 32]), public: [0; 32] }
     }
 
     fn put(&mut self, secret: [u8; 32]) {
@@ -335,17 +315,12 @@ impl Dh for X25519 {
     }
 
     fn dh(&self, pubkey: &[u8], out: &mut [u8]) -> Result<(), snow::Error> {
-        let theirs: [u8; 32] = pubkey
-            .get(..32)
-            .and_then(|k| k.try_into().ok())
-            .ok_or(snow::Error::Dh)?;
+        let theirs: [u8; 32] = pubkey.get(..32).and_then(|k| k.try_into().ok()).ok_or(snow::Error::Dh)?;
         let shared = StaticSecret::from(*self.secret).diffie_hellman(&PublicKey::from(theirs));
         if !shared.was_contributory() {
             return Err(snow::Error::Dh);
         }
-        out.get_mut(..32)
-            .ok_or(snow::Error::Dh)?
-            .copy_from_slice(shared.as_bytes());
+        out.get_mut(..32).ok_or(snow::Error::Dh)?.copy_from_slice(shared.as_bytes());
         Ok(())
     }
 }

@@ -81,18 +81,10 @@ fn the_hash_before_the_first_message_and_the_split_keys_are_the_vectors() {
     );
     state.write_message(&[], &mut [0; INITIATION_BODY]).unwrap();
     let response = hex::decode(RESPONSE).unwrap();
-    state
-        .read_message(&response[3..], &mut [0; RESPONSE_BODY])
-        .unwrap();
+    state.read_message(&response[3..], &mut [0; RESPONSE_BODY]).unwrap();
     let (c2s, s2c) = split(&mut state);
-    assert_eq!(
-        hex::encode(*c2s),
-        "97bb1ff1b3c0030ed1e8f7d54ad3728ad885ba618751ae88d5a752c3c5f31027"
-    );
-    assert_eq!(
-        hex::encode(*s2c),
-        "67e4e0ae881d024a7aef742740ca594e486443a61ac5362959c6b1350e8e5ab0"
-    );
+    assert_eq!(hex::encode(*c2s), "97bb1ff1b3c0030ed1e8f7d54ad3728ad885ba618751ae88d5a752c3c5f31027");
+    assert_eq!(hex::encode(*s2c), "67e4e0ae881d024a7aef742740ca594e486443a61ac5362959c6b1350e8e5ab0");
 }
 
 #[test]
@@ -127,12 +119,7 @@ fn old_versions_are_refused_in_plain_words_and_new_ones_taken() {
         assert_eq!(accepted.capver, CapVer(version));
         assert!(client.finish(&accepted.response).is_ok());
     }
-    let too_big = Initiator::new(
-        &machine(),
-        &server().public(),
-        CapVer(65_536),
-        Zeroizing::new([0x33; 32]),
-    );
+    let too_big = Initiator::new(&machine(), &server().public(), CapVer(65_536), Zeroizing::new([0x33; 32]));
     assert!(matches!(too_big, Err(NoiseError::VersionRange(_))));
 }
 
@@ -161,10 +148,7 @@ fn messages_cut_or_grown_are_refused_by_size() {
     }
     let mut long = initiation.to_vec();
     long.push(0);
-    assert!(matches!(
-        answer(&long),
-        Err(NoiseError::Size { got: 102, .. })
-    ));
+    assert!(matches!(answer(&long), Err(NoiseError::Size { got: 102, .. })));
     for cut in 0..RESPONSE_LEN {
         let (client, initiation) = initiate(145);
         let response = answer(&initiation).unwrap().response;

@@ -39,9 +39,7 @@ impl Counter {
 }
 
 fn key(bytes: &[u8; 32]) -> Result<LessSafeKey, NoiseError> {
-    UnboundKey::new(&CHACHA20_POLY1305, bytes)
-        .map(LessSafeKey::new)
-        .map_err(|_| NoiseError::Handshake)
+    UnboundKey::new(&CHACHA20_POLY1305, bytes).map(LessSafeKey::new).map_err(|_| NoiseError::Handshake)
 }
 
 /// The sending half.
@@ -53,10 +51,7 @@ pub struct Sealer {
 
 impl Sealer {
     pub(super) fn new(bytes: &[u8; 32]) -> Result<Self, NoiseError> {
-        Ok(Self {
-            key: key(bytes)?,
-            counter: Counter(0),
-        })
+        Ok(Self { key: key(bytes)?, counter: Counter(0) })
     }
 
     /// Seals `plain` onto the end of `out`, in as many records as it takes; none for no bytes.
@@ -72,8 +67,7 @@ impl Sealer {
 
     fn seal_one(&mut self, part: &[u8], out: &mut Vec<u8>) -> Result<(), NoiseError> {
         let nonce = self.counter.next()?;
-        let len = u16::try_from(part.len() + TAG_LEN)
-            .map_err(|_| NoiseError::RecordTooLong(part.len()))?;
+        let len = u16::try_from(part.len() + TAG_LEN).map_err(|_| NoiseError::RecordTooLong(part.len()))?;
         out.reserve(HEADER_LEN + part.len() + TAG_LEN);
         out.push(TYPE_RECORD);
         out.extend_from_slice(&len.to_be_bytes());
@@ -100,10 +94,7 @@ pub struct Opener {
 
 impl Opener {
     pub(super) fn new(bytes: &[u8; 32]) -> Result<Self, NoiseError> {
-        Ok(Self {
-            key: key(bytes)?,
-            counter: Counter(0),
-        })
+        Ok(Self { key: key(bytes)?, counter: Counter(0) })
     }
 
     /// The whole length of the frame that begins with `bytes`, header included; `None` while the
@@ -117,10 +108,7 @@ impl Opener {
             None => return Ok(None),
             Some(&TYPE_RECORD) => {}
             Some(&got) => {
-                return Err(NoiseError::Kind {
-                    want: "record",
-                    got,
-                });
+                return Err(NoiseError::Kind { want: "record", got });
             }
         }
         let Some([_, hi, lo]) = bytes.first_chunk::<HEADER_LEN>() else {
@@ -150,10 +138,7 @@ impl Opener {
             return Err(NoiseError::Truncated);
         };
         let nonce = self.counter.next()?;
-        let text = self
-            .key
-            .open_in_place(nonce, Aad::empty(), sealed)
-            .map_err(|_| NoiseError::Record)?;
+        let text = self.key.open_in_place(nonce, Aad::empty(), sealed).map_err(|_| NoiseError::Record)?;
         Ok(text.len())
     }
 }
@@ -165,10 +150,7 @@ mod tests {
     use super::*;
 
     fn pair() -> (Sealer, Opener) {
-        (
-            Sealer::new(&[7; 32]).unwrap(),
-            Opener::new(&[7; 32]).unwrap(),
-        )
+        (Sealer::new(&[7; 32]).unwrap(), Opener::new(&[7; 32]).unwrap())
     }
 
     fn sealed(sealer: &mut Sealer, text: &[u8]) -> Vec<u8> {
@@ -210,10 +192,7 @@ mod tests {
         for cut in 0..whole.len() {
             let (_, mut opener) = pair();
             let refused = opener.open(&mut whole[..cut].to_vec());
-            assert!(
-                matches!(refused, Err(NoiseError::Truncated)),
-                "cut at {cut}"
-            );
+            assert!(matches!(refused, Err(NoiseError::Truncated)), "cut at {cut}");
         }
     }
 

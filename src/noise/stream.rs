@@ -74,16 +74,9 @@ struct Writing {
 /// How far the client is with what may stand before HTTP/2.
 enum Early {
     /// The first bytes, while they could still become an early payload's header.
-    Header {
-        have: usize,
-        bytes: [u8; EARLY_HEADER],
-    },
+    Header { have: usize, bytes: [u8; EARLY_HEADER] },
     /// They were something else: they go to the reader first.
-    GiveBack {
-        at: usize,
-        have: usize,
-        bytes: [u8; EARLY_HEADER],
-    },
+    GiveBack { at: usize, have: usize, bytes: [u8; EARLY_HEADER] },
     /// Bytes of the payload still to be skipped: nobody answers the challenge (control.md 3.4).
     Skip(usize),
     /// Nothing more to look for.
@@ -103,12 +96,7 @@ impl<S> NoiseStream<S> {
                 early,
                 broken: None,
             },
-            writing: Writing {
-                sealer,
-                plain: Vec::with_capacity(MAX_PLAIN),
-                out: Vec::new(),
-                sent: 0,
-            },
+            writing: Writing { sealer, plain: Vec::with_capacity(MAX_PLAIN), out: Vec::new(), sent: 0 },
         }
     }
 }
@@ -130,22 +118,13 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         Ok(accepted) => accepted,
         Err(refused) => {
             // Best effort: the refusal is the error to report, not a failure to say it.
-            if io
-                .write_all(&error_frame(&refused.to_string()))
-                .await
-                .is_ok()
-            {
+            if io.write_all(&error_frame(&refused.to_string())).await.is_ok() {
                 let _ = io.shutdown().await;
             }
             return Err(refused);
         }
     };
-    let Accepted {
-        response,
-        mut channel,
-        machine,
-        capver,
-    } = accepted;
+    let Accepted { response, mut channel, machine, capver } = accepted;
     let mut out = response.to_vec();
     if let Some(json) = early {
         channel.sealer.seal(&early_payload(json)?, &mut out)?;
@@ -157,10 +136,7 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 fn early_payload(json: &[u8]) -> Result<Vec<u8>, NoiseError> {
-    let too_long = || NoiseError::EarlyTooLong {
-        got: json.len(),
-        max: MAX_EARLY_SENT,
-    };
+    let too_long = || NoiseError::EarlyTooLong { got: json.len(), max: MAX_EARLY_SENT };
     if json.len() > MAX_EARLY_SENT {
         return Err(too_long());
     }
@@ -217,11 +193,7 @@ impl ClientHandshake {
                 io.read_exact(body).await?;
             }
             TYPE_RESPONSE => {
-                return Err(NoiseError::Size {
-                    what: "response",
-                    want: RESPONSE_LEN,
-                    got: HEADER_LEN + len,
-                });
+                return Err(NoiseError::Size { what: "response", want: RESPONSE_LEN, got: HEADER_LEN + len });
             }
             TYPE_ERROR => {
                 let mut text = Vec::new();
@@ -231,17 +203,11 @@ impl ClientHandshake {
                 return Err(NoiseError::Refused(text.trim().to_owned()));
             }
             got => {
-                return Err(NoiseError::Kind {
-                    want: "response",
-                    got,
-                });
+                return Err(NoiseError::Kind { want: "response", got });
             }
         }
         let channel = state.finish(&response)?;
-        let early = Early::Header {
-            have: 0,
-            bytes: [0; EARLY_HEADER],
-        };
+        let early = Early::Header { have: 0, bytes: [0; EARLY_HEADER] };
         Ok(NoiseStream::new(io, channel.sealer, channel.opener, early))
     }
 }
@@ -285,8 +251,7 @@ impl Reading {
                     }
                 }
                 Early::Header { have, bytes } => {
-                    if let (Some(slot), Some(&byte)) =
-                        (bytes.get_mut(*have), self.raw.get(self.plain.start))
+                    if let (Some(slot), Some(&byte)) = (bytes.get_mut(*have), self.raw.get(self.plain.start))
                     {
                         *slot = byte;
                         *have += 1;
@@ -361,19 +326,12 @@ fn judge_early(have: usize, bytes: [u8; EARLY_HEADER]) -> Result<Early, NoiseErr
     match len {
         0 => Ok(Early::Done),
         1..=MAX_EARLY_READ => Ok(Early::Skip(len)),
-        got => Err(NoiseError::EarlyTooLong {
-            got,
-            max: MAX_EARLY_READ,
-        }),
+        got => Err(NoiseError::EarlyTooLong { got, max: MAX_EARLY_READ }),
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for NoiseStream<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
         if buf.remaining() == 0 {
@@ -453,11 +411,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> NoiseStream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for NoiseStream<S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.writing.out.len() >= MAX_OUT {
             ready!(this.poll_drain(cx))?;

@@ -20,18 +20,12 @@ fn start() -> (ClientHandshake, [u8; 101]) {
     ClientHandshake::new(&machine(), &server().public(), CapVer(145), &mut rng())
 }
 
-async fn pair(
-    pipe: usize,
-    early: Option<&[u8]>,
-) -> (NoiseStream<DuplexStream>, NoiseStream<DuplexStream>) {
+async fn pair(pipe: usize, early: Option<&[u8]>) -> (NoiseStream<DuplexStream>, NoiseStream<DuplexStream>) {
     let (a, b) = duplex(pipe);
     let (handshake, initiation) = start();
     let key = server();
     let mut rng = rng();
-    let (client, accepted) = tokio::join!(
-        handshake.finish(a),
-        accept(b, &initiation, &key, early, &mut rng)
-    );
+    let (client, accepted) = tokio::join!(handshake.finish(a), accept(b, &initiation, &key, early, &mut rng));
     let (stream, peer) = accepted.unwrap();
     assert_eq!(peer.machine(), machine().public());
     assert_eq!(peer.capver(), CapVer(145));
@@ -66,11 +60,7 @@ async fn bytes_pass_both_ways_whatever_the_pipe_cuts() {
 #[tokio::test]
 async fn an_early_payload_is_skipped_and_other_bytes_are_given_back() {
     let settings = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00";
-    for early in [
-        None,
-        Some(&b"{\"nodeKeyChallenge\":\"chalpub:00\"}"[..]),
-        Some(&b""[..]),
-    ] {
+    for early in [None, Some(&b"{\"nodeKeyChallenge\":\"chalpub:00\"}"[..]), Some(&b""[..])] {
         let (mut client, mut server) = pair(1 << 16, early).await;
         carries(&mut server, &mut client, settings).await;
         carries(&mut server, &mut client, b"and more").await;
@@ -95,15 +85,10 @@ async fn response_and_early_payload_are_one_write() {
     let (handshake, initiation) = start();
     let (a, b) = duplex(1 << 16);
     let json = b"{}";
-    let (stream, _) = accept(b, &initiation, &server(), Some(json), &mut rng())
-        .await
-        .unwrap();
+    let (stream, _) = accept(b, &initiation, &server(), Some(json), &mut rng()).await.unwrap();
     drop(stream);
     // 51 bytes of response, then one record of 9 + 2 bytes.
-    let mut seen = Counting {
-        io: a,
-        writes: vec![],
-    };
+    let mut seen = Counting { io: a, writes: vec![] };
     let mut all = vec![0; 4096];
     let n = seen.read(&mut all).await.unwrap();
     assert_eq!(n, 51 + 3 + 9 + 2 + 16);
@@ -119,21 +104,13 @@ struct Counting<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Counting<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().io).poll_read(cx, buf)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Counting<S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.writes.push(buf.len());
         Pin::new(&mut this.io).poll_write(cx, buf)
@@ -150,13 +127,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counting<S> {
 async fn several_records_go_into_one_write_and_small_writes_into_one_record() {
     let (_peer, b) = duplex(1 << 20);
     let (_, initiation) = start();
-    let b = Counting {
-        io: b,
-        writes: vec![],
-    };
-    let (mut stream, _) = accept(b, &initiation, &server(), None, &mut rng())
-        .await
-        .unwrap();
+    let b = Counting { io: b, writes: vec![] };
+    let (mut stream, _) = accept(b, &initiation, &server(), None, &mut rng()).await.unwrap();
     stream.write_all(&[1; 9]).await.unwrap();
     stream.write_all(&[2; 3 * MAX_PLAIN]).await.unwrap();
     stream.flush().await.unwrap();
@@ -171,10 +143,7 @@ async fn a_refusal_reaches_the_client_as_text() {
     let refused = accept(b, &old, &server(), None, &mut rng()).await;
     assert!(matches!(refused, Err(NoiseError::Version(CapVer(90)))));
     let told = handshake.finish(a).await.unwrap_err();
-    assert!(
-        matches!(&told, NoiseError::Refused(t) if t.contains("update the client")),
-        "{told}"
-    );
+    assert!(matches!(&told, NoiseError::Refused(t) if t.contains("update the client")), "{told}");
 }
 
 #[tokio::test]

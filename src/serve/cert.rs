@@ -43,11 +43,7 @@ pub(super) fn fingerprint(der: &[u8]) -> String {
 ///
 /// # Errors
 /// When the state directory fails or the kept file is damaged.
-pub(super) fn self_signed(
-    state: &StateDir,
-    names: &[String],
-    now: Now,
-) -> anyhow::Result<Identity> {
+pub(super) fn self_signed(state: &StateDir, names: &[String], now: Now) -> anyhow::Result<Identity> {
     let header = format!("names: {}\n", names.join(" "));
     if let Some(kept) = state.read(FILE)? {
         let first = names.first().map_or("", String::as_str);
@@ -73,18 +69,12 @@ fn make_self_signed(names: &[String], now: Now) -> anyhow::Result<zeroize::Zeroi
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
     let mut params = CertificateParams::new(names.to_vec())?;
     params.distinguished_name = DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "tsd self-signed");
+    params.distinguished_name.push(DnType::CommonName, "tsd self-signed");
     // A day of slack for clients whose clock is behind.
     set_validity(&mut params, now, -1, 3652);
     let cert = params.self_signed(&key)?;
     let key_pem = zeroize::Zeroizing::new(key.serialize_pem());
-    Ok(zeroize::Zeroizing::new(format!(
-        "{}{}",
-        cert.pem(),
-        *key_pem
-    )))
+    Ok(zeroize::Zeroizing::new(format!("{}{}", cert.pem(), *key_pem)))
 }
 
 /// Sets the days between which a certificate is valid, counted from now.
@@ -103,22 +93,11 @@ fn set_validity(params: &mut CertificateParams, now: Now, from: i64, until: i64)
 ///
 /// # Errors
 /// When a file cannot be read or the key does not belong to the certificate.
-pub(super) fn from_files(
-    cert: &Path,
-    key: &Path,
-    relay: &DerpPublic,
-    now: Now,
-) -> anyhow::Result<Identity> {
-    let read = |path: &Path| {
-        std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
-    };
+pub(super) fn from_files(cert: &Path, key: &Path, relay: &DerpPublic, now: Now) -> anyhow::Result<Identity> {
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let (cert_pem, key_pem) = (read(cert)?, zeroize::Zeroizing::new(read(key)?));
     let mut identity = identity(&cert_pem, &key_pem, false).with_context(|| {
-        format!(
-            "{} and {} are no usable pair of PEM certificate and key",
-            cert.display(),
-            key.display()
-        )
+        format!("{} and {} are no usable pair of PEM certificate and key", cert.display(), key.display())
     })?;
     let mut certified = (*identity.certified).clone();
     certified.cert.push(meta(relay, now)?);
@@ -136,11 +115,7 @@ fn identity(cert_pem: &[u8], key_pem: &[u8], self_signed: bool) -> anyhow::Resul
     let signing = rustls::crypto::ring::sign::any_supported_type(&key)?;
     let certified = CertifiedKey::new(chain, signing);
     certified.keys_match()?;
-    Ok(Identity {
-        certified: Arc::new(certified),
-        fingerprint,
-        self_signed,
-    })
+    Ok(Identity { certified: Arc::new(certified), fingerprint, self_signed })
 }
 
 /// DERP's meta certificate: tells clients the relay's key so that they skip a round trip.
@@ -148,10 +123,7 @@ fn meta(relay: &DerpPublic, now: Now) -> anyhow::Result<CertificateDer<'static>>
     let key = KeyPair::generate_for(&rcgen::PKCS_ED25519)?;
     let mut params = CertificateParams::new(Vec::new())?;
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(
-        DnType::CommonName,
-        format!("derpkey{}", relay.untyped_hex()),
-    );
+    params.distinguished_name.push(DnType::CommonName, format!("derpkey{}", relay.untyped_hex()));
     params.serial_number = Some(rcgen::SerialNumber::from(2_u64));
     params.is_ca = rcgen::IsCa::ExplicitNoCa;
     set_validity(&mut params, now, -30, 30);
@@ -219,24 +191,12 @@ mod tests {
     fn the_self_signed_certificate_is_one_kept_and_names_the_host() {
         let temp = tempfile::tempdir().unwrap();
         let state = StateDir::open(&temp.path().join("s")).unwrap();
-        let list = names(
-            "203.0.113.9",
-            &[
-                "2001:db8::1".parse().unwrap(),
-                "203.0.113.9".parse().unwrap(),
-            ],
-        );
+        let list = names("203.0.113.9", &["2001:db8::1".parse().unwrap(), "203.0.113.9".parse().unwrap()]);
         assert_eq!(list.len(), 2);
         let first = self_signed(&state, &list, Now::read()).unwrap();
         assert_eq!(first.certified.cert.len(), 1);
-        assert_eq!(
-            first.fingerprint,
-            fingerprint(first.certified.cert.first().unwrap())
-        );
-        assert_eq!(
-            first.certified.key.algorithm(),
-            rustls::SignatureAlgorithm::ECDSA
-        );
+        assert_eq!(first.fingerprint, fingerprint(first.certified.cert.first().unwrap()));
+        assert_eq!(first.certified.key.algorithm(), rustls::SignatureAlgorithm::ECDSA);
         // The P-256 curve's object identifier (RFC 5480 2.1.1.1) stands in the public key.
         let leaf = first.certified.cert.first().unwrap();
         let p256 = [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
@@ -259,9 +219,7 @@ mod tests {
         std::fs::write(&path, pem.as_bytes()).unwrap();
         let relay = DerpPublic::from_bytes([7; 32]);
         let identity = from_files(&path, &path, &relay, Now::read()).unwrap();
-        let [leaf, meta] = identity.certified.cert.as_slice() else {
-            panic!("two certificates")
-        };
+        let [leaf, meta] = identity.certified.cert.as_slice() else { panic!("two certificates") };
         assert_eq!(identity.fingerprint, fingerprint(leaf));
         let cn = format!("derpkey{}", relay.untyped_hex());
         assert!(meta.windows(cn.len()).any(|w| w == cn.as_bytes()));

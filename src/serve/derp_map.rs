@@ -60,11 +60,7 @@ pub(super) fn relay_port(config: &Config, reachable: &Reachable) -> Option<u16> 
 
 fn our_node(config: &Config, reachable: &Reachable, port: u16) -> DerpNode {
     let id = RegionId(config.derp.region_id);
-    let host = config
-        .derp
-        .hostname
-        .clone()
-        .unwrap_or_else(|| reachable.url.host.clone());
+    let host = config.derp.hostname.clone().unwrap_or_else(|| reachable.url.host.clone());
     let ip: Option<IpAddr> = host.parse().ok();
     // A name is left to DNS (empty); an address is literal and switches the other family off, which
     // clients would otherwise look up in vain.
@@ -73,18 +69,12 @@ fn our_node(config: &Config, reachable: &Reachable, port: u16) -> DerpNode {
         Some(ip) if ip.is_ipv4() == v4 => ip.to_string(),
         Some(_) => "none".to_owned(),
     };
-    let public_stun = reachable
-        .stun_port
-        .map(|own| config.stun_public_port.unwrap_or(own));
+    let public_stun = reachable.stun_port.map(|own| config.stun_public_port.unwrap_or(own));
     DerpNode {
         name: format!("{id}a"),
         region_id: id,
         host_name: host.clone(),
-        cert_name: reachable
-            .pin
-            .as_ref()
-            .map(|pin| format!("sha256-raw:{pin}"))
-            .unwrap_or_default(),
+        cert_name: reachable.pin.as_ref().map(|pin| format!("sha256-raw:{pin}")).unwrap_or_default(),
         ipv4: config.derp.ipv4.clone().unwrap_or_else(|| literal(true)),
         ipv6: config.derp.ipv6.clone().unwrap_or_else(|| literal(false)),
         stun_port: match public_stun {
@@ -94,10 +84,7 @@ fn our_node(config: &Config, reachable: &Reachable, port: u16) -> DerpNode {
         },
         derp_port: if port == 443 { 0 } else { port },
         // Clients never probe loopback unless told to (control.md 13.1).
-        stun_test_ip: ip
-            .filter(IpAddr::is_loopback)
-            .map(|ip| ip.to_string())
-            .unwrap_or_default(),
+        stun_test_ip: ip.filter(IpAddr::is_loopback).map(|ip| ip.to_string()).unwrap_or_default(),
         ..DerpNode::default()
     }
 }
@@ -142,61 +129,29 @@ mod tests {
             pin: pin.map(str::to_owned),
         };
         let map = build(&config, &reachable);
-        map.regions
-            .get(&RegionId(900))
-            .and_then(|r| r.nodes.first())
-            .cloned()
+        map.regions.get(&RegionId(900)).and_then(|r| r.nodes.first()).cloned()
     }
 
     #[test]
     fn a_server_by_address_is_pinned_and_literal() {
-        let n = node(
-            "http://203.0.113.9:8080",
-            Some(443),
-            Some("ab"),
-            &RawConfig::default(),
-        )
-        .unwrap();
+        let n = node("http://203.0.113.9:8080", Some(443), Some("ab"), &RawConfig::default()).unwrap();
         assert_eq!(
             (n.host_name.as_str(), n.ipv4.as_str(), n.ipv6.as_str()),
             ("203.0.113.9", "203.0.113.9", "none")
         );
-        assert_eq!(
-            (n.derp_port, n.stun_port, n.cert_name.as_str()),
-            (0, 0, "sha256-raw:ab")
-        );
+        assert_eq!((n.derp_port, n.stun_port, n.cert_name.as_str()), (0, 0, "sha256-raw:ab"));
         assert_eq!((n.stun_test_ip.as_str(), n.insecure_for_tests), ("", false));
-        let n = node(
-            "http://127.0.0.1:8080",
-            Some(8443),
-            Some("ab"),
-            &RawConfig::default(),
-        )
-        .unwrap();
-        assert_eq!(
-            (n.derp_port, n.ipv4.as_str(), n.stun_test_ip.as_str()),
-            (8443, "127.0.0.1", "127.0.0.1")
-        );
+        let n = node("http://127.0.0.1:8080", Some(8443), Some("ab"), &RawConfig::default()).unwrap();
+        assert_eq!((n.derp_port, n.ipv4.as_str(), n.stun_test_ip.as_str()), (8443, "127.0.0.1", "127.0.0.1"));
     }
 
     #[test]
     fn no_tls_means_no_region_unless_a_proxy_has_it() {
-        assert_eq!(
-            node("http://203.0.113.9:8080", None, None, &RawConfig::default()),
-            None
-        );
-        let proxied = RawConfig {
-            trusted_proxies: Some(vec!["10.0.0.1".into()]),
-            ..RawConfig::default()
-        };
+        assert_eq!(node("http://203.0.113.9:8080", None, None, &RawConfig::default()), None);
+        let proxied = RawConfig { trusted_proxies: Some(vec!["10.0.0.1".into()]), ..RawConfig::default() };
         let n = node("https://vpn.example.com", None, None, &proxied).unwrap();
         assert_eq!(
-            (
-                n.host_name.as_str(),
-                n.derp_port,
-                n.ipv4.as_str(),
-                n.cert_name.as_str()
-            ),
+            (n.host_name.as_str(), n.derp_port, n.ipv4.as_str(), n.cert_name.as_str()),
             ("vpn.example.com", 0, "", "")
         );
     }
@@ -218,11 +173,6 @@ mod tests {
             }],
             ..Default::default()
         }]);
-        assert_eq!(
-            node("http://a.example", Some(8443), Some("ab"), &raw)
-                .unwrap()
-                .host_name,
-            "r.example"
-        );
+        assert_eq!(node("http://a.example", Some(8443), Some("ab"), &raw).unwrap().host_name, "r.example");
     }
 }

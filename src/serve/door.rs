@@ -48,26 +48,14 @@ pub(super) async fn run(
                 };
                 router.counters.accepted.fetch_add(1, Ordering::Relaxed);
                 listen::tune(&stream);
-                let serve = connection(
-                    stream,
-                    remote,
-                    permit,
-                    tls.clone(),
-                    Arc::clone(&router),
-                    stop.clone(),
-                );
+                let serve =
+                    connection(stream, remote, permit, tls.clone(), Arc::clone(&router), stop.clone());
                 connections.spawn(serve);
             }
             // The peer was gone before we looked.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                if router
-                    .counters
-                    .accept_errors
-                    .fetch_add(1, Ordering::Relaxed)
-                    % 50
-                    == 0
-                {
+                if router.counters.accept_errors.fetch_add(1, Ordering::Relaxed) % 50 == 0 {
                     tracing::warn!(%error, "cannot accept connections; raise the limit of open files (ulimit -n)");
                 }
                 // Level-triggered: without a rest this would spin while descriptors are out.
@@ -111,13 +99,8 @@ async fn connection(
     }
 }
 
-async fn speak<S>(
-    io: S,
-    origin: Origin,
-    permit: Permit,
-    router: Arc<Router>,
-    mut stop: watch::Receiver<bool>,
-) where
+async fn speak<S>(io: S, origin: Origin, permit: Permit, router: Arc<Router>, mut stop: watch::Receiver<bool>)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let sniffed = tokio::select! {

@@ -65,10 +65,7 @@ impl Connections {
             *count += 1;
         }
         self.0.total.fetch_add(1, Ordering::Relaxed);
-        Some(Permit {
-            inner: Arc::clone(&self.0),
-            source,
-        })
+        Some(Permit { inner: Arc::clone(&self.0), source })
     }
 
     /// How many there are.
@@ -113,17 +110,12 @@ mod tests {
     fn one_source_is_bounded_others_and_loopback_are_not() {
         let connections = Connections::default();
         let v6 = |last: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]);
-        let mut held: Vec<Permit> = (0..MAX_PER_SOURCE)
-            .map(|i| connections.admit(v6(u16::try_from(i).unwrap())).unwrap())
-            .collect();
+        let mut held: Vec<Permit> =
+            (0..MAX_PER_SOURCE).map(|i| connections.admit(v6(u16::try_from(i).unwrap())).unwrap()).collect();
         assert!(connections.admit(v6(9999)).is_none());
         assert!(connections.admit("192.0.2.1".parse().unwrap()).is_some());
         for _ in 0..2 * MAX_PER_SOURCE {
-            held.push(
-                connections
-                    .admit("::ffff:127.0.0.1".parse().unwrap())
-                    .unwrap(),
-            );
+            held.push(connections.admit("::ffff:127.0.0.1".parse().unwrap()).unwrap());
         }
         held.clear();
         assert_eq!(connections.total(), 0);

@@ -20,10 +20,7 @@ impl Bound {
     /// # Errors
     /// As the kernel says.
     pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0
-            .local_addr()?
-            .as_socket()
-            .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+        self.0.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
     }
 
     /// Lets connections in.
@@ -62,10 +59,7 @@ fn stream_socket(addr: SocketAddr) -> io::Result<Socket> {
 }
 
 fn no_ipv6(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
-    )
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
 /// Opens a UDP socket; `[::]` serves IPv4 too.
@@ -94,9 +88,7 @@ pub(super) fn udp(addr: SocketAddr) -> io::Result<UdpSocket> {
 pub(super) fn tune(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
     let socket = SockRef::from(stream);
-    let keepalive = TcpKeepalive::new()
-        .with_time(limits::TCP_KEEPALIVE)
-        .with_interval(limits::TCP_KEEPALIVE);
+    let keepalive = TcpKeepalive::new().with_time(limits::TCP_KEEPALIVE).with_interval(limits::TCP_KEEPALIVE);
     let _ = socket.set_tcp_keepalive(&keepalive);
     let _ = socket.set_tcp_user_timeout(Some(limits::TCP_USER_TIMEOUT));
 }
@@ -114,9 +106,7 @@ pub(super) enum Transport {
 #[must_use]
 pub(super) fn holder(port: u16, transport: Transport) -> String {
     let inodes = inodes_of(port, transport);
-    let found = (!inodes.is_empty())
-        .then(|| process_with(&inodes))
-        .flatten();
+    let found = (!inodes.is_empty()).then(|| process_with(&inodes)).flatten();
     found.unwrap_or_else(|| "another program".to_owned())
 }
 
@@ -150,11 +140,7 @@ fn listening_inodes(table: &str, port: u16, state: &str) -> Vec<String> {
 fn process_with(inodes: &[String]) -> Option<String> {
     let wanted: Vec<String> = inodes.iter().map(|i| format!("socket:[{i}]")).collect();
     for entry in std::fs::read_dir("/proc").ok()?.flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|n| n.parse::<u32>().ok())
-        else {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else {
             continue;
         };
         let Ok(fds) = std::fs::read_dir(entry.path().join("fd")) else {
@@ -178,18 +164,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_busy_port_names_its_holder() {
-        let first = tcp("127.0.0.1:0".parse().unwrap())
-            .unwrap()
-            .listen()
-            .unwrap();
+        let first = tcp("127.0.0.1:0".parse().unwrap()).unwrap().listen().unwrap();
         let addr = first.local_addr().unwrap();
         let error = tcp(addr).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         let who = holder(addr.port(), Transport::Tcp);
-        assert!(
-            who.ends_with(&format!("(process {})", std::process::id())),
-            "{who}"
-        );
+        assert!(who.ends_with(&format!("(process {})", std::process::id())), "{who}");
     }
 
     #[tokio::test]

@@ -29,9 +29,7 @@ impl Metrics {
     /// How long the server runs.
     #[must_use]
     pub(super) fn uptime(&self) -> std::time::Duration {
-        Now::read()
-            .mono
-            .saturating_duration_since(self.started.mono)
+        Now::read().mono.saturating_duration_since(self.started.mono)
     }
 
     /// All figures as text.
@@ -43,44 +41,16 @@ impl Metrics {
         let c = &router.counters;
         let gauges: [(&str, &str, u64); 8] = [
             ("nodes", "Nodes in all", control.nodes as u64),
-            (
-                "nodes_online",
-                "Nodes with an open map stream",
-                control.online as u64,
-            ),
+            ("nodes_online", "Nodes with an open map stream", control.online as u64),
             ("users", "Users in all", control.users as u64),
-            (
-                "logins_waiting",
-                "Logins that wait for approval",
-                control.logins as u64,
-            ),
-            (
-                "policy_version",
-                "Number of the policy in force",
-                control.policy_version,
-            ),
-            (
-                "derp_connections",
-                "Relay connections now",
-                derp.connections,
-            ),
-            (
-                "http_connections",
-                "Connections now that are not upgraded",
-                router.connections.total() as u64,
-            ),
-            (
-                "open_files_limit",
-                "Soft limit of open files",
-                super::process::open_files_limit(),
-            ),
+            ("logins_waiting", "Logins that wait for approval", control.logins as u64),
+            ("policy_version", "Number of the policy in force", control.policy_version),
+            ("derp_connections", "Relay connections now", derp.connections),
+            ("http_connections", "Connections now that are not upgraded", router.connections.total() as u64),
+            ("open_files_limit", "Soft limit of open files", super::process::open_files_limit()),
         ];
         for (name, help, value) in gauges {
-            registry.register(
-                name,
-                help,
-                ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)),
-            );
+            registry.register(name, help, ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)));
         }
         registry.register_with_unit(
             "uptime",
@@ -92,56 +62,16 @@ impl Metrics {
         let counters: [(&str, &str, u64); 12] = [
             ("derp_packets", "Packets relayed", derp.packets),
             ("derp_bytes", "Bytes relayed", derp.bytes),
-            (
-                "derp_dropped_packets",
-                "Packets dropped by the relay",
-                derp.dropped,
-            ),
-            (
-                "stun_requests",
-                "STUN requests answered",
-                load(&self.stun.requests),
-            ),
-            (
-                "stun_malformed",
-                "STUN datagrams dropped as malformed",
-                load(&self.stun.malformed),
-            ),
-            (
-                "stun_limited",
-                "STUN requests dropped by the limit per source",
-                load(&self.stun.limited),
-            ),
-            (
-                "connections_accepted",
-                "Connections let in",
-                load(&c.accepted),
-            ),
-            (
-                "connections_refused",
-                "Connections over a limit",
-                load(&c.refused),
-            ),
-            (
-                "accept_errors",
-                "Failed accepts, mostly for want of file descriptors",
-                load(&c.accept_errors),
-            ),
-            (
-                "tls_handshake_failures",
-                "Failed TLS handshakes",
-                load(&c.tls_failures),
-            ),
-            (
-                "connection_timeouts",
-                "Connections that said nothing in time",
-                load(&c.timeouts),
-            ),
-            (
-                "connection_panics",
-                "Connections that ended in a fault of ours",
-                load(&c.panics),
-            ),
+            ("derp_dropped_packets", "Packets dropped by the relay", derp.dropped),
+            ("stun_requests", "STUN requests answered", load(&self.stun.requests)),
+            ("stun_malformed", "STUN datagrams dropped as malformed", load(&self.stun.malformed)),
+            ("stun_limited", "STUN requests dropped by the limit per source", load(&self.stun.limited)),
+            ("connections_accepted", "Connections let in", load(&c.accepted)),
+            ("connections_refused", "Connections over a limit", load(&c.refused)),
+            ("accept_errors", "Failed accepts, mostly for want of file descriptors", load(&c.accept_errors)),
+            ("tls_handshake_failures", "Failed TLS handshakes", load(&c.tls_failures)),
+            ("connection_timeouts", "Connections that said nothing in time", load(&c.timeouts)),
+            ("connection_panics", "Connections that ended in a fault of ours", load(&c.panics)),
         ];
         for (name, help, value) in counters {
             registry.register(name, help, ConstCounter::new(value));

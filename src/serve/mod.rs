@@ -90,10 +90,7 @@ pub async fn run(flags: ServeFlags, state_dir: Option<String>) -> Result<(), Ser
     let (config, unknown) = load().map_err(|e| ServeError::Start(e.into()))?;
     logging::init(&config);
     for name in unknown {
-        tracing::warn!(
-            name,
-            "unknown variable; config.example.toml lists every key"
-        );
+        tracing::warn!(name, "unknown variable; config.example.toml lists every key");
     }
     process::raise_open_files();
     // Before the start, so that a signal during it is not lost.
@@ -156,11 +153,7 @@ async fn start(config: &Config) -> anyhow::Result<(Server, Page)> {
     let identity = match (&config.tls_files, tls_port) {
         (_, None) => None,
         (Some((cert, key)), _) => Some(cert::from_files(cert, key, &derp_key.public(), started)?),
-        (None, _) => Some(cert::self_signed(
-            &state,
-            &cert::names(&url.host, &public_ips()),
-            started,
-        )?),
+        (None, _) => Some(cert::self_signed(&state, &cert::names(&url.host, &public_ips()), started)?),
     };
     let world = World {
         url: url.clone(),
@@ -168,10 +161,7 @@ async fn start(config: &Config) -> anyhow::Result<(Server, Page)> {
         tls_port,
         stun_port: ports.stun.as_ref().map(|(_, a)| a.port()),
         // Behind a proxy clients see the proxy's certificate, never ours.
-        pin: identity
-            .as_ref()
-            .filter(|i| i.self_signed && !url.https)
-            .map(|i| i.fingerprint.clone()),
+        pin: identity.as_ref().filter(|i| i.self_signed && !url.https).map(|i| i.fingerprint.clone()),
     };
     let control = Control::start(state.path(), noise_key, settings::build(config, &world)).await?;
     let derp = DerpServer::new(derp_key, Arc::new(NodesOnly(control.clone())));
@@ -192,17 +182,9 @@ async fn start(config: &Config) -> anyhow::Result<(Server, Page)> {
         warnings: warnings.clone(),
     };
     let stun_stats = Arc::new(StunStats::default());
-    let live = Arc::new(Live::new(
-        started,
-        control.clone(),
-        derp.clone(),
-        Arc::clone(&stun_stats),
-        fixed.clone(),
-    ));
-    let ui = Ui::new(
-        control.clone(),
-        Arc::clone(&live) as Arc<dyn crate::ui::StatusSource>,
-    );
+    let live =
+        Arc::new(Live::new(started, control.clone(), derp.clone(), Arc::clone(&stun_stats), fixed.clone()));
+    let ui = Ui::new(control.clone(), Arc::clone(&live) as Arc<dyn crate::ui::StatusSource>);
     let console = console_base(config, &world, http_addr.map(|a| a.port()));
 
     let (stop, stopped) = watch::channel(false);
@@ -230,9 +212,7 @@ async fn start(config: &Config) -> anyhow::Result<(Server, Page)> {
         metrics: metrics::Metrics::new(started, Arc::clone(&stun_stats)),
         metrics_policy: config.metrics,
         trusted_proxies: config.trusted_proxies.clone(),
-        tls_url: tls_port
-            .map(|_| console)
-            .filter(|c| c.starts_with("https://")),
+        tls_url: tls_port.map(|_| console).filter(|c| c.starts_with("https://")),
         host: url.host.clone(),
         relay: config.derp.enabled,
         counters: Arc::default(),
@@ -249,16 +229,7 @@ async fn start(config: &Config) -> anyhow::Result<(Server, Page)> {
         first,
     };
     open_doors(&mut tasks, ports, identity, &router, &stopped, stun_stats)?;
-    let server = Server {
-        tasks,
-        stop,
-        control,
-        derp,
-        live,
-        world,
-        port_warnings,
-        state,
-    };
+    let server = Server { tasks, stop, control, derp, live, world, port_warnings, state };
     Ok((server, page))
 }
 
@@ -339,22 +310,13 @@ fn url_of(
     if let Some(url) = &config.url {
         return Ok((url.clone(), UrlSource::Given));
     }
-    let http = http.ok_or_else(|| {
-        anyhow!("with listen off the URL cannot be guessed; give it by --url https://NAME")
-    })?;
+    let http = http
+        .ok_or_else(|| anyhow!("with listen off the URL cannot be guessed; give it by --url https://NAME"))?;
     let guess = public::guess(http, interfaces);
-    let url = ServerUrl {
-        https: false,
-        host: guess.ip.to_string(),
-        port: http.port(),
-    };
+    let url = ServerUrl { https: false, host: guess.ip.to_string(), port: http.port() };
     // A definite loopback listener was chosen by somebody; nothing to warn of.
     let chosen = guess.reach == public::Reach::Loopback && !http.ip().is_unspecified();
-    let source = if chosen {
-        UrlSource::Given
-    } else {
-        UrlSource::Guessed(guess.reach)
-    };
+    let source = if chosen { UrlSource::Given } else { UrlSource::Guessed(guess.reach) };
     Ok((url, source))
 }
 
@@ -375,11 +337,7 @@ fn console_base(config: &Config, world: &World, http_port: Option<u16>) -> Strin
 }
 
 /// The first user and key, when nobody is there yet.
-async fn first_start(
-    control: &Control,
-    ui: &Ui,
-    console: &str,
-) -> anyhow::Result<Option<FirstStart>> {
+async fn first_start(control: &Control, ui: &Ui, console: &str) -> anyhow::Result<Option<FirstStart>> {
     if !control.users().is_empty() {
         return Ok(None);
     }
@@ -416,22 +374,10 @@ async fn apply_policy_file(control: &Control, path: &std::path::Path) -> anyhow:
         }
         Err(crate::control::service::AdminError::Policy(faults)) => {
             let line = |f: &crate::acl::PolicyError| {
-                let hint = if f.hint.is_empty() {
-                    String::new()
-                } else {
-                    format!(", {}", f.hint)
-                };
-                format!(
-                    "{}:{}:{}: {}{hint}",
-                    path.display(),
-                    f.line,
-                    f.column,
-                    f.message
-                )
+                let hint = if f.hint.is_empty() { String::new() } else { format!(", {}", f.hint) };
+                format!("{}:{}:{}: {}{hint}", path.display(), f.line, f.column, f.message)
             };
-            Err(anyhow!(
-                faults.iter().map(line).collect::<Vec<_>>().join("\n")
-            ))
+            Err(anyhow!(faults.iter().map(line).collect::<Vec<_>>().join("\n")))
         }
         Err(error) => Err(error.into()),
     }
@@ -453,10 +399,7 @@ impl Server {
         self.live.set_reload_fault(fault);
     }
 
-    async fn try_reload(
-        &mut self,
-        config: Result<Config, config::ConfigError>,
-    ) -> anyhow::Result<()> {
+    async fn try_reload(&mut self, config: Result<Config, config::ConfigError>) -> anyhow::Result<()> {
         let config = config?;
         // The policy first: it can be refused, the settings cannot.
         if let Some(path) = &config.policy_file {
@@ -477,20 +420,14 @@ impl Server {
             // A guess is kept: addresses of interfaces come and go.
             None if world.guessed => {}
             None => {
-                return Err(anyhow!(
-                    "url: was removed; restart the server to have it guessed"
-                ));
+                return Err(anyhow!("url: was removed; restart the server to have it guessed"));
             }
         }
-        self.control
-            .reload(settings::build(&config, &world))
-            .await?;
+        self.control.reload(settings::build(&config, &world)).await?;
         let mut fixed = Fixed::clone(&self.live.fixed());
         fixed.url = world.url.to_string();
         fixed.warnings = self.port_warnings.clone();
-        fixed
-            .warnings
-            .extend(ports::warnings(&config, &world.url, world.tls_port));
+        fixed.warnings.extend(ports::warnings(&config, &world.url, world.tls_port));
         self.live.set_fixed(fixed);
         self.world = world;
         Ok(())
@@ -507,13 +444,8 @@ impl Server {
             self.control.shutdown().await;
             while self.tasks.join_next().await.is_some() {}
         };
-        if tokio::time::timeout(limits::STOP_DEADLINE, ending)
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                "not everything ended in time; what was acknowledged is on disk all the same"
-            );
+        if tokio::time::timeout(limits::STOP_DEADLINE, ending).await.is_err() {
+            tracing::warn!("not everything ended in time; what was acknowledged is on disk all the same");
         }
         let _ = std::fs::remove_file(self.state.path().join(api::SOCKET_NAME));
     }

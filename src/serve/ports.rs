@@ -32,9 +32,7 @@ pub(super) fn take(config: &Config) -> anyhow::Result<Ports> {
     let http = match config.listen {
         Listen::Off => None,
         Listen::At(addr) => {
-            Some(bound(listen::tcp(addr).map_err(|e| {
-                refused(addr, &e, "--listen", Transport::Tcp)
-            })?)?)
+            Some(bound(listen::tcp(addr).map_err(|e| refused(addr, &e, "--listen", Transport::Tcp))?)?)
         }
     };
     let tls = match config.tls_listen {
@@ -44,24 +42,16 @@ pub(super) fn take(config: &Config) -> anyhow::Result<Ports> {
     let stun = match config.stun_listen {
         Listen::Off => None,
         Listen::At(addr) => {
-            let socket = listen::udp(addr)
-                .map_err(|e| refused(addr, &e, "--stun-listen", Transport::Udp))?;
+            let socket = listen::udp(addr).map_err(|e| refused(addr, &e, "--stun-listen", Transport::Udp))?;
             let local = socket.local_addr()?;
             Some((socket, local))
         }
     };
-    Ok(Ports {
-        http,
-        tls,
-        stun,
-        warnings,
-    })
+    Ok(Ports { http, tls, stun, warnings })
 }
 
 fn bound(socket: Bound) -> anyhow::Result<(Bound, SocketAddr)> {
-    let local = socket
-        .local_addr()
-        .context("cannot read a listener's address")?;
+    let local = socket.local_addr().context("cannot read a listener's address")?;
     Ok((socket, local))
 }
 
@@ -76,18 +66,14 @@ fn tls(
     };
     let why = match error.kind() {
         io::ErrorKind::PermissionDenied => "this user may not take port 443".to_owned(),
-        io::ErrorKind::AddrInUse => format!(
-            "{} has port 443",
-            listen::holder(addr.port(), Transport::Tcp)
-        ),
+        io::ErrorKind::AddrInUse => format!("{} has port 443", listen::holder(addr.port(), Transport::Tcp)),
         _ => return Err(refused(addr, &error, "--tls-listen", Transport::Tcp)),
     };
     if !is_default {
         return Err(refused(addr, &error, "--tls-listen", Transport::Tcp));
     }
     let instead = SocketAddr::new(addr.ip(), 8443);
-    let socket =
-        listen::tcp(instead).map_err(|e| refused(instead, &e, "--tls-listen", Transport::Tcp))?;
+    let socket = listen::tcp(instead).map_err(|e| refused(instead, &e, "--tls-listen", Transport::Tcp))?;
     warnings.push(format!("{why}, so TLS is on 8443"));
     bound(socket)
 }
@@ -96,9 +82,7 @@ fn refused(addr: SocketAddr, error: &io::Error, flag: &str, transport: Transport
     match error.kind() {
         io::ErrorKind::AddrInUse => {
             let who = listen::holder(addr.port(), transport);
-            anyhow!(
-                "{addr} is taken by {who}; stop it, or choose another address by {flag} ADDR:PORT"
-            )
+            anyhow!("{addr} is taken by {who}; stop it, or choose another address by {flag} ADDR:PORT")
         }
         io::ErrorKind::PermissionDenied => {
             anyhow!(
@@ -120,12 +104,14 @@ pub(super) fn warnings(config: &Config, url: &ServerUrl, tls_port: Option<u16>) 
     let mut out = Vec::new();
     if config.listen == Listen::Off && !url.https {
         out.push(
-            "the HTTP listener is off: clients cannot make their first join by an http:// URL"
-                .to_owned(),
+            "the HTTP listener is off: clients cannot make their first join by an http:// URL".to_owned(),
         );
     }
     if config.stun_listen == Listen::Off {
-        out.push("STUN is off: clients behind NAT learn no public address from us and most pairs stay relayed".to_owned());
+        out.push(
+            "STUN is off: clients behind NAT learn no public address from us and most pairs stay relayed"
+                .to_owned(),
+        );
     }
     let behind_proxy = url.https && config.tls_files.is_none();
     if tls_port.is_none() && !behind_proxy {
@@ -157,10 +143,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_explicit_busy_address_is_an_error_that_names_the_holder() {
-        let held = listen::tcp("127.0.0.1:0".parse().unwrap())
-            .unwrap()
-            .listen()
-            .unwrap();
+        let held = listen::tcp("127.0.0.1:0".parse().unwrap()).unwrap().listen().unwrap();
         let addr = held.local_addr().unwrap();
         let raw = RawConfig {
             listen: Some("off".into()),
@@ -171,8 +154,7 @@ mod tests {
         let config = check(&raw, "/s".as_ref()).unwrap();
         let error = take(&config).unwrap_err().to_string();
         assert!(
-            error.contains(&format!("(process {})", std::process::id()))
-                && error.contains("--tls-listen"),
+            error.contains(&format!("(process {})", std::process::id())) && error.contains("--tls-listen"),
             "{error}"
         );
     }

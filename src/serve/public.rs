@@ -43,10 +43,7 @@ fn shared(ip: Ipv4Addr) -> bool {
 /// Guesses from the listener's address when it is a definite one, else from the interfaces.
 #[must_use]
 pub(super) fn guess(listen: SocketAddr, interfaces: &[(String, IpAddr)]) -> Guess {
-    let made = |ip: IpAddr| Guess {
-        ip: ip.to_canonical(),
-        reach: reach(ip),
-    };
+    let made = |ip: IpAddr| Guess { ip: ip.to_canonical(), reach: reach(ip) };
     if !listen.ip().is_unspecified() {
         return made(listen.ip());
     }
@@ -55,12 +52,8 @@ pub(super) fn guess(listen: SocketAddr, interfaces: &[(String, IpAddr)]) -> Gues
             ip.is_ipv4() == v4 && reach(*ip) == wanted && !is_inner(name) && !is_link_local(*ip)
         })
     };
-    let order = [
-        (true, Reach::Public),
-        (true, Reach::Private),
-        (false, Reach::Public),
-        (false, Reach::Private),
-    ];
+    let order =
+        [(true, Reach::Public), (true, Reach::Private), (false, Reach::Public), (false, Reach::Private)];
     order
         .into_iter()
         // IPv6 private addresses (fd…) are as good as IPv4's inside one network.
@@ -70,18 +63,9 @@ pub(super) fn guess(listen: SocketAddr, interfaces: &[(String, IpAddr)]) -> Gues
 
 /// Interfaces of containers, machines inside this one, and tunnels: no client is there.
 fn is_inner(name: &str) -> bool {
-    [
-        "lo",
-        "docker",
-        "br-",
-        "virbr",
-        "tailscale",
-        "tsd",
-        "podman",
-        "cni",
-    ]
-    .iter()
-    .any(|inner| name.starts_with(inner))
+    ["lo", "docker", "br-", "virbr", "tailscale", "tsd", "podman", "cni"]
+        .iter()
+        .any(|inner| name.starts_with(inner))
 }
 
 fn is_link_local(ip: IpAddr) -> bool {
@@ -114,10 +98,8 @@ mod tests {
     use super::*;
 
     fn guessed(listen: &str, interfaces: &[(&str, &str)]) -> (String, Reach) {
-        let list: Vec<(String, IpAddr)> = interfaces
-            .iter()
-            .map(|(n, ip)| ((*n).to_owned(), ip.parse().unwrap()))
-            .collect();
+        let list: Vec<(String, IpAddr)> =
+            interfaces.iter().map(|(n, ip)| ((*n).to_owned(), ip.parse().unwrap())).collect();
         let guess = guess(listen.parse().unwrap(), &list);
         (guess.ip.to_string(), guess.reach)
     }
@@ -132,19 +114,10 @@ mod tests {
             ("eth1", "203.0.113.9"),
             ("eth1", "2001:db8::1"),
         ];
+        assert_eq!(guessed("[::]:8080", &all), ("203.0.113.9".into(), Reach::Public));
+        assert_eq!(guessed("[::]:8080", &all[..3]), ("10.0.0.5".into(), Reach::Private));
         assert_eq!(
-            guessed("[::]:8080", &all),
-            ("203.0.113.9".into(), Reach::Public)
-        );
-        assert_eq!(
-            guessed("[::]:8080", &all[..3]),
-            ("10.0.0.5".into(), Reach::Private)
-        );
-        assert_eq!(
-            guessed(
-                "[::]:8080",
-                &[lo, ("tailscale0", "100.64.0.1"), ("e", "100.65.0.1")]
-            ),
+            guessed("[::]:8080", &[lo, ("tailscale0", "100.64.0.1"), ("e", "100.65.0.1")]),
             ("127.0.0.1".into(), Reach::Loopback)
         );
         assert_eq!(
@@ -155,13 +128,7 @@ mod tests {
 
     #[test]
     fn a_definite_listener_is_no_guess() {
-        assert_eq!(
-            guessed("127.0.0.1:1", &[("e", "203.0.113.9")]),
-            ("127.0.0.1".into(), Reach::Loopback)
-        );
-        assert_eq!(
-            guessed("192.168.1.2:1", &[("e", "203.0.113.9")]),
-            ("192.168.1.2".into(), Reach::Private)
-        );
+        assert_eq!(guessed("127.0.0.1:1", &[("e", "203.0.113.9")]), ("127.0.0.1".into(), Reach::Loopback));
+        assert_eq!(guessed("192.168.1.2:1", &[("e", "203.0.113.9")]), ("192.168.1.2".into(), Reach::Private));
     }
 }

@@ -73,18 +73,12 @@ pub(super) struct Router {
 
 impl Router {
     /// Answers one request; never hangs.
-    pub(super) async fn answer(
-        &self,
-        request: Request<Incoming>,
-        origin: Origin,
-    ) -> Response<Full<Bytes>> {
+    pub(super) async fn answer(&self, request: Request<Incoming>, origin: Origin) -> Response<Full<Bytes>> {
         let client = client_of(request.headers(), origin, &self.trusted_proxies);
         let path = request.uri().path();
         let get = request.method() == Method::GET || request.method() == Method::HEAD;
         match path {
-            "/key" | "/ts2021" => {
-                crate::control::http::handle(&self.control, request, client.remote)
-            }
+            "/key" | "/ts2021" => crate::control::http::handle(&self.control, request, client.remote),
             "/healthz" if get => self.health(),
             "/metrics" if get => self.show_metrics(client),
             "/robots.txt" if get => text(StatusCode::OK, "User-agent: *\nDisallow: /\n"),
@@ -136,17 +130,11 @@ impl Router {
                 "this address is not known here; open the console as http://127.0.0.1 or by the server's URL\n",
             );
         }
-        let info = RequestInfo {
-            remote: client.remote,
-            secure: client.secure,
-            tls_url: self.tls_url.clone(),
-        };
+        let info =
+            RequestInfo { remote: client.remote, secure: client.secure, tls_url: self.tls_url.clone() };
         match tokio::time::timeout(REQUEST_TIMEOUT, self.ui.handle(request, info)).await {
             Ok(response) => response,
-            Err(_) => text(
-                StatusCode::REQUEST_TIMEOUT,
-                "the request took too long; try again\n",
-            ),
+            Err(_) => text(StatusCode::REQUEST_TIMEOUT, "the request took too long; try again\n"),
         }
     }
 }
@@ -165,10 +153,7 @@ fn client_of(headers: &HeaderMap, origin: Origin, trusted: &[IpNet]) -> Client {
     let first = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
     if is_trusted(origin.remote.ip()) {
         // The nearest address that is no proxy of ours; what stands left of it anybody may have written.
-        let chain = headers
-            .get_all("x-forwarded-for")
-            .iter()
-            .filter_map(|v| v.to_str().ok());
+        let chain = headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok());
         let all: Vec<IpAddr> = chain
             .flat_map(|line| line.split(','))
             .filter_map(|part| part.trim().parse::<IpAddr>().ok())
@@ -184,16 +169,9 @@ fn client_of(headers: &HeaderMap, origin: Origin, trusted: &[IpNet]) -> Client {
         };
     }
     // A proxy on this machine that nobody told us of: its visitors are not from here.
-    let forwarded = ["x-forwarded-for", "forwarded", "x-real-ip"]
-        .iter()
-        .any(|h| headers.contains_key(*h));
+    let forwarded = ["x-forwarded-for", "forwarded", "x-real-ip"].iter().any(|h| headers.contains_key(*h));
     let local = origin.remote.ip().is_loopback() && !forwarded;
-    Client {
-        remote: origin.remote,
-        tls: origin.tls,
-        secure: origin.tls || local,
-        local,
-    }
+    Client { remote: origin.remote, tls: origin.tls, secure: origin.tls || local, local }
 }
 
 fn names_us(headers: &HeaderMap, host: &str) -> bool {
@@ -203,10 +181,7 @@ fn names_us(headers: &HeaderMap, host: &str) -> bool {
     let Ok(authority) = named.parse::<http::uri::Authority>() else {
         return false;
     };
-    let name = authority
-        .host()
-        .trim_start_matches('[')
-        .trim_end_matches(']');
+    let name = authority.host().trim_start_matches('[').trim_end_matches(']');
     name.eq_ignore_ascii_case("localhost")
         || name.eq_ignore_ascii_case(host)
         || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
@@ -216,20 +191,14 @@ fn names_us(headers: &HeaderMap, host: &str) -> bool {
 fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(body));
     *response.status_mut() = status;
-    set(
-        &mut response,
-        header::CONTENT_TYPE,
-        "text/plain; charset=utf-8",
-    );
+    set(&mut response, header::CONTENT_TYPE, "text/plain; charset=utf-8");
     set(&mut response, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
     set(&mut response, header::CACHE_CONTROL, "no-store");
     response
 }
 
 fn set(response: &mut Response<Full<Bytes>>, name: header::HeaderName, value: &'static str) {
-    response
-        .headers_mut()
-        .insert(name, header::HeaderValue::from_static(value));
+    response.headers_mut().insert(name, header::HeaderValue::from_static(value));
 }
 
 #[cfg(test)]
@@ -248,27 +217,15 @@ mod tests {
 
     #[test]
     fn only_trusted_proxies_are_believed() {
-        let spoof = [
-            ("x-forwarded-for", "198.51.100.1"),
-            ("x-forwarded-proto", "https"),
-        ];
+        let spoof = [("x-forwarded-for", "198.51.100.1"), ("x-forwarded-proto", "https")];
         let stranger = client("203.0.113.9", false, &spoof);
-        assert_eq!(
-            (stranger.remote.ip().to_string().as_str(), stranger.secure),
-            ("203.0.113.9", false)
-        );
+        assert_eq!((stranger.remote.ip().to_string().as_str(), stranger.secure), ("203.0.113.9", false));
         let proxied = client(
             "10.0.0.1",
             false,
-            &[
-                ("x-forwarded-for", "6.6.6.6, 198.51.100.1, 10.0.0.7"),
-                ("x-forwarded-proto", "https"),
-            ],
+            &[("x-forwarded-for", "6.6.6.6, 198.51.100.1, 10.0.0.7"), ("x-forwarded-proto", "https")],
         );
-        assert_eq!(
-            (proxied.remote.ip().to_string().as_str(), proxied.secure),
-            ("198.51.100.1", true)
-        );
+        assert_eq!((proxied.remote.ip().to_string().as_str(), proxied.secure), ("198.51.100.1", true));
         assert!(!client("10.0.0.1", false, &[("x-forwarded-proto", "http")]).secure);
     }
 
@@ -289,12 +246,7 @@ mod tests {
             map.insert(header::HOST, host.parse().unwrap());
             names_us(&map, "203.0.113.9")
         };
-        for ours in [
-            "localhost:8080",
-            "127.0.0.1",
-            "[::1]:8080",
-            "203.0.113.9:8080",
-        ] {
+        for ours in ["localhost:8080", "127.0.0.1", "[::1]:8080", "203.0.113.9:8080"] {
             assert!(named(ours), "{ours}");
         }
         for other in ["evil.example", "127.0.0.1.evil.example", "198.51.100.1", ""] {

@@ -33,17 +33,10 @@ pub(super) fn build(config: &Config, world: &World) -> Settings {
     Settings {
         url: world.url.to_string(),
         base_domain: dns.base_domain.clone(),
-        tailnet_name: config
-            .tailnet_name
-            .clone()
-            .unwrap_or_else(|| world.url.host.clone()),
+        tailnet_name: config.tailnet_name.clone().unwrap_or_else(|| world.url.host.clone()),
         derp_map: derp_map::build(config, &reachable),
         resolvers: resolvers(&dns.resolvers),
-        split: dns
-            .split
-            .iter()
-            .map(|(suffix, list)| (suffix.clone(), resolvers(list)))
-            .collect(),
+        split: dns.split.iter().map(|(suffix, list)| (suffix.clone(), resolvers(list))).collect(),
         search: dns.search.clone(),
         extra_records: dns
             .extra_records
@@ -62,11 +55,5 @@ pub(super) fn build(config: &Config, world: &World) -> Settings {
 }
 
 fn resolvers(written: &[Written]) -> Vec<Resolver> {
-    written
-        .iter()
-        .map(|r| Resolver {
-            addr: r.0.clone(),
-            ..Resolver::default()
-        })
-        .collect()
+    written.iter().map(|r| Resolver { addr: r.0.clone(), ..Resolver::default() }).collect()
 }

@@ -69,9 +69,7 @@ pub(super) async fn sniff<S: AsyncRead + AsyncWrite + Unpin>(mut io: S) -> io::R
 
 /// The length of the request's head, its empty line included.
 fn head_len(buf: &[u8]) -> Option<usize> {
-    buf.windows(4)
-        .position(|w| w == b"\r\n\r\n")
-        .map(|at| at + 4)
+    buf.windows(4).position(|w| w == b"\r\n\r\n").map(|at| at + 4)
 }
 
 fn wants_fast_start(head: &[u8]) -> bool {
@@ -90,11 +88,7 @@ fn wants_fast_start(head: &[u8]) -> bool {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.front.is_empty() {
             return Pin::new(&mut this.io).poll_read(cx, out);
@@ -106,11 +100,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
     }
 
@@ -166,20 +156,13 @@ mod tests {
         let head = b"GET /derp HTTP/1.1\r\nHost: x\r\nUpgrade: DERP\r\nConnection: Upgrade\r\nDerp-Fast-Start: 1\r\n\r\n";
         let input = [&head[..], b"\x02\x00\x00frame"].concat();
         for chunk in [1, 7, 4096] {
-            assert_eq!(
-                run(&input, chunk).await,
-                (true, b"\x02\x00\x00frame".to_vec())
-            );
+            assert_eq!(run(&input, chunk).await, (true, b"\x02\x00\x00frame".to_vec()));
         }
     }
 
     #[tokio::test]
     async fn everything_else_is_handed_on_whole() {
-        let long = [
-            b"GET /derp HTTP/1.1\r\nA: ".to_vec(),
-            vec![b'x'; 3 * MAX_HEAD],
-        ]
-        .concat();
+        let long = [b"GET /derp HTTP/1.1\r\nA: ".to_vec(), vec![b'x'; 3 * MAX_HEAD]].concat();
         let inputs: [&[u8]; 6] = [
             b"GET /derp HTTP/1.1\r\nUpgrade: DERP\r\n\r\nrest",
             b"GET /derp/probe HTTP/1.1\r\nUpgrade: DERP\r\nDerp-Fast-Start: 1\r\n\r\n",

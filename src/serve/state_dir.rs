@@ -25,16 +25,9 @@ impl StateDir {
     /// # Errors
     /// When it cannot be made, is another's, is open to others, or a server runs on it.
     pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .with_context(|| {
-                format!(
-                    "cannot make the state directory {}; choose another by --state-dir",
-                    path.display()
-                )
-            })?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| {
+            format!("cannot make the state directory {}; choose another by --state-dir", path.display())
+        })?;
         let path = path
             .canonicalize()
             .with_context(|| format!("cannot resolve the state directory {}", path.display()))?;
@@ -78,10 +71,7 @@ impl StateDir {
     /// When it is open to others, a symbolic link, or too large.
     pub(super) fn read(&self, name: &str) -> anyhow::Result<Option<Zeroizing<String>>> {
         let path = self.path.join(name);
-        let opened = std::fs::OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&path);
+        let opened = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path);
         let file = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -108,11 +98,8 @@ impl StateDir {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-            let mut file = std::fs::OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&temporary)?;
+            let mut file =
+                std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
             std::fs::rename(&temporary, &path)?;
@@ -147,8 +134,8 @@ impl StateDir {
 
 /// Refuses what is not ours or open to others, and says how to mend it.
 fn check_private(path: &Path, mode: u32) -> anyhow::Result<()> {
-    let meta = std::fs::symlink_metadata(path)
-        .with_context(|| format!("cannot look at {}", path.display()))?;
+    let meta =
+        std::fs::symlink_metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
     let me = nix::unistd::geteuid();
     if meta.uid() != me.as_raw() {
         bail!(
@@ -205,18 +192,10 @@ mod tests {
         let path = temp.path().join("s");
         let first = StateDir::open(&path).unwrap();
         let error = StateDir::open(&path).unwrap_err().to_string();
-        assert!(
-            error.contains(&format!("process {}", std::process::id())),
-            "{error}"
-        );
+        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
         drop(first);
         StateDir::open(&path).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        assert!(
-            StateDir::open(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("chmod 0700")
-        );
+        assert!(StateDir::open(&path).unwrap_err().to_string().contains("chmod 0700"));
     }
 }

@@ -84,10 +84,7 @@ impl Live {
             listeners: fixed.listeners.clone(),
             state_dir: fixed.state_dir.clone(),
             fingerprint: fixed.fingerprint.clone(),
-            uptime_seconds: Now::read()
-                .mono
-                .saturating_duration_since(self.started.mono)
-                .as_secs(),
+            uptime_seconds: Now::read().mono.saturating_duration_since(self.started.mono).as_secs(),
             nodes: control.nodes,
             online: control.online,
             users: control.users,

@@ -8,9 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::keys::{DiscoPublic, MachinePublic, NodeId, NodePublic, RegionId, StableId, UserId};
 use crate::model::rows::{CapVer, Stored};
-use crate::model::{
-    KeyId, LoginId, Node, Owner, PendingLogin, PolicyVersion, PreAuthKey, Tag, Tags, User,
-};
+use crate::model::{KeyId, LoginId, Node, Owner, PendingLogin, PolicyVersion, PreAuthKey, Tag, Tags, User};
 
 /// Reads everything.
 pub(super) fn load(conn: &Connection) -> Result<Stored> {
@@ -30,8 +28,7 @@ pub(super) fn load(conn: &Connection) -> Result<Stored> {
 
 /// Policies, newest first.
 pub(super) fn history(conn: &Connection, limit: i64) -> Result<Vec<PolicyVersion>> {
-    let mut statement =
-        conn.prepare_cached("SELECT * FROM policies ORDER BY version DESC LIMIT ?1")?;
+    let mut statement = conn.prepare_cached("SELECT * FROM policies ORDER BY version DESC LIMIT ?1")?;
     let rows = statement.query_map([limit], |r| {
         Ok(PolicyVersion {
             version: uint(r, "version")?,
@@ -76,9 +73,7 @@ fn uint(row: &Row<'_>, column: &str) -> Result<u64> {
 }
 
 fn maybe_uint(row: &Row<'_>, column: &str) -> Result<Option<u64>> {
-    row.get::<_, Option<i64>>(column)?
-        .map(|n| u64::try_from(n).map_err(broken))
-        .transpose()
+    row.get::<_, Option<i64>>(column)?.map(|n| u64::try_from(n).map_err(broken)).transpose()
 }
 
 fn at(micros: i64) -> Result<DateTime<Utc>> {
@@ -114,11 +109,7 @@ fn address_of<T: std::str::FromStr<Err = std::net::AddrParseError>>(
 }
 
 fn user(row: &Row<'_>) -> Result<User> {
-    Ok(User {
-        id: UserId(uint(row, "id")?),
-        name: row.get("name")?,
-        created: time(row, "created")?,
-    })
+    Ok(User { id: UserId(uint(row, "id")?), name: row.get("name")?, created: time(row, "created")? })
 }
 
 fn node(row: &Row<'_>) -> Result<Node> {
@@ -132,9 +123,7 @@ fn node(row: &Row<'_>) -> Result<Node> {
         stable_id: StableId(row.get("stable_id")?),
         machine: MachinePublic::from_bytes(row.get("machine")?),
         key: NodePublic::from_bytes(row.get("node_key")?),
-        disco: row
-            .get::<_, Option<[u8; 32]>>("disco")?
-            .map(DiscoPublic::from_bytes),
+        disco: row.get::<_, Option<[u8; 32]>>("disco")?.map(DiscoPublic::from_bytes),
         name: row.get("name")?,
         renamed: row.get("renamed")?,
         owner,

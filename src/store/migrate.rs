@@ -95,28 +95,19 @@ pub(super) fn known() -> i64 {
 /// Runs the steps that are missing; refuses a newer schema.
 pub(super) fn up(conn: &mut Connection, file: &Path) -> Result<(), StoreError> {
     let failed = |e: rusqlite::Error| classify(file, &e);
-    let found: i64 = conn
-        .query_row("PRAGMA user_version", [], |r| r.get(0))
-        .map_err(failed)?;
+    let found: i64 = conn.query_row("PRAGMA user_version", [], |r| r.get(0)).map_err(failed)?;
     if found > known() {
-        return Err(StoreError::Newer {
-            file: file.to_owned(),
-            found,
-            known: known(),
-        });
+        return Err(StoreError::Newer { file: file.to_owned(), found, known: known() });
     }
     if found > 0 && found < known() {
         backup(conn, file, found)?;
     }
     let done = usize::try_from(found).unwrap_or(0);
     for (index, (name, sql)) in STEPS.iter().enumerate().skip(done) {
-        let tx = conn
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(failed)?;
+        let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
         tx.execute_batch(sql).map_err(failed)?;
         let next = i64::try_from(index + 1).unwrap_or(i64::MAX);
-        tx.pragma_update(None, "user_version", next)
-            .map_err(failed)?;
+        tx.pragma_update(None, "user_version", next).map_err(failed)?;
         tx.commit().map_err(failed)?;
         tracing::info!(step = name, "database schema brought up to date");
     }
@@ -127,7 +118,6 @@ pub(super) fn up(conn: &mut Connection, file: &Path) -> Result<(), StoreError> {
 fn backup(conn: &Connection, file: &Path, version: i64) -> Result<(), StoreError> {
     let copy = file.with_extension(format!("db.before-v{}", version + 1));
     let _ = std::fs::remove_file(&copy);
-    conn.execute("VACUUM INTO ?1", [copy.to_string_lossy().as_ref()])
-        .map_err(|e| classify(file, &e))?;
+    conn.execute("VACUUM INTO ?1", [copy.to_string_lossy().as_ref()]).map_err(|e| classify(file, &e))?;
     Ok(())
 }

@@ -83,13 +83,7 @@ type Ack<T> = oneshot::Sender<Result<T, StoreError>>;
 enum Job {
     Commit(Vec<Write>, Ack<()>),
     PutSecret(Secret, Ack<()>),
-    Secret {
-        kind: String,
-        hash: [u8; 32],
-        now: DateTime<Utc>,
-        take: bool,
-        ack: Ack<Option<String>>,
-    },
+    Secret { kind: String, hash: [u8; 32], now: DateTime<Utc>, take: bool, ack: Ack<Option<String>> },
     History(Ack<Vec<PolicyVersion>>),
 }
 
@@ -117,23 +111,16 @@ impl Store {
     /// When it is in use, damaged, newer, or the disk fails; each text says what to do.
     pub fn open(dir: &Path) -> Result<(Self, Stored), StoreError> {
         let opened = open::open(dir)?;
-        let stored = load::load(&opened.conn).map_err(|e| StoreError::Damaged {
-            file: opened.file.clone(),
-            what: e.to_string(),
-        })?;
+        let stored = load::load(&opened.conn)
+            .map_err(|e| StoreError::Damaged { file: opened.file.clone(), what: e.to_string() })?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         let file = opened.file.clone();
         let thread = std::thread::Builder::new()
             .name("tsd-store".into())
             .spawn(move || writer::run(opened, queue))
-            .map_err(|e| StoreError::Failed {
-                file,
-                what: format!("no thread: {e}"),
-            })?;
-        let store = Self {
-            jobs: parking_lot::Mutex::new(Some(jobs)),
-            thread: parking_lot::Mutex::new(Some(thread)),
-        };
+            .map_err(|e| StoreError::Failed { file, what: format!("no thread: {e}") })?;
+        let store =
+            Self { jobs: parking_lot::Mutex::new(Some(jobs)), thread: parking_lot::Mutex::new(Some(thread)) };
         Ok((store, stored))
     }
 
@@ -169,13 +156,7 @@ impl Store {
         expires: DateTime<Utc>,
         now: DateTime<Utc>,
     ) -> Result<(), StoreError> {
-        let secret = Secret {
-            kind: kind.to_owned(),
-            hash,
-            value: value.to_owned(),
-            expires,
-            now,
-        };
+        let secret = Secret { kind: kind.to_owned(), hash, value: value.to_owned(), expires, now };
         self.ask(|ack| Job::PutSecret(secret, ack)).await
     }
 
@@ -191,14 +172,7 @@ impl Store {
         now: DateTime<Utc>,
     ) -> Result<Option<String>, StoreError> {
         let kind = kind.to_owned();
-        self.ask(|ack| Job::Secret {
-            kind,
-            hash,
-            now,
-            take,
-            ack,
-        })
-        .await
+        self.ask(|ack| Job::Secret { kind, hash, now, take, ack }).await
     }
 
     /// All policies, newest first.

@@ -35,18 +35,11 @@ pub(super) fn open(dir: &Path) -> Result<Opened, StoreError> {
     let mut conn = connect(&file)?;
     check_integrity(&conn, &file)?;
     migrate::up(&mut conn, &file)?;
-    Ok(Opened {
-        conn,
-        file,
-        _lock: lock,
-    })
+    Ok(Opened { conn, file, _lock: lock })
 }
 
 fn directory(dir: &Path, what: String) -> StoreError {
-    StoreError::Directory {
-        dir: dir.to_owned(),
-        what,
-    }
+    StoreError::Directory { dir: dir.to_owned(), what }
 }
 
 fn prepare_dir(dir: &Path) -> Result<(), StoreError> {
@@ -60,10 +53,7 @@ fn prepare_dir(dir: &Path) -> Result<(), StoreError> {
     let meta = std::fs::metadata(dir)
         .map_err(|e| directory(dir, format!("the state directory cannot be read: {e}")))?;
     if !meta.is_dir() {
-        return Err(directory(
-            dir,
-            "is no directory; give another --state-dir".into(),
-        ));
+        return Err(directory(dir, "is no directory; give another --state-dir".into()));
     }
     // Whoever may write here may swap the database for another.
     if meta.mode() & 0o022 != 0 {
@@ -127,33 +117,19 @@ fn create(dir: &Path, file: &Path) -> Result<(), StoreError> {
     for part in ["tsd.db.new", "tsd.db.new-wal", "tsd.db.new-shm"] {
         let _ = std::fs::remove_file(dir.join(part));
     }
-    let failed = |e: &dyn std::fmt::Display| StoreError::Failed {
-        file: new.clone(),
-        what: e.to_string(),
-    };
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&new)
-        .map_err(|e| failed(&e))?;
+    let failed = |e: &dyn std::fmt::Display| StoreError::Failed { file: new.clone(), what: e.to_string() };
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).map_err(|e| failed(&e))?;
     let mut conn = connect(&new)?;
-    conn.pragma_update(None, "application_id", migrate::APPLICATION_ID)
-        .map_err(|e| failed(&e))?;
+    conn.pragma_update(None, "application_id", migrate::APPLICATION_ID).map_err(|e| failed(&e))?;
     migrate::up(&mut conn, &new)?;
     // Closing the last connection checkpoints the WAL into the file.
     conn.close().map_err(|(_, e)| failed(&e))?;
     std::fs::rename(&new, file).map_err(|e| failed(&e))?;
-    File::open(dir)
-        .and_then(|d| d.sync_all())
-        .map_err(|e| failed(&e))
+    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| failed(&e))
 }
 
 fn check_header(file: &Path) -> Result<(), StoreError> {
-    let damaged = |what: String| StoreError::Damaged {
-        file: file.to_owned(),
-        what,
-    };
+    let damaged = |what: String| StoreError::Damaged { file: file.to_owned(), what };
     let mut head = [0_u8; 16];
     let mut f = File::open(file).map_err(|e| damaged(format!("it cannot be read: {e}")))?;
     let len = f.metadata().map(|m| m.len()).unwrap_or_default();
@@ -170,11 +146,8 @@ fn connect(file: &Path) -> Result<Connection, StoreError> {
     let failed = |e: rusqlite::Error| classify(file, &e);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(file, flags).map_err(failed)?;
-    conn.busy_timeout(std::time::Duration::from_secs(5))
-        .map_err(failed)?;
-    let mode: String = conn
-        .query_row("PRAGMA journal_mode=WAL", [], |r| r.get(0))
-        .map_err(failed)?;
+    conn.busy_timeout(std::time::Duration::from_secs(5)).map_err(failed)?;
+    let mode: String = conn.query_row("PRAGMA journal_mode=WAL", [], |r| r.get(0)).map_err(failed)?;
     if mode != "wal" {
         return Err(StoreError::Failed {
             file: file.to_owned(),
@@ -183,25 +156,19 @@ fn connect(file: &Path) -> Result<Connection, StoreError> {
             ),
         });
     }
-    conn.execute_batch("PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;")
-        .map_err(failed)?;
+    conn.execute_batch("PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;").map_err(failed)?;
     Ok(conn)
 }
 
 fn check_integrity(conn: &Connection, file: &Path) -> Result<(), StoreError> {
-    let damaged = |what: String| StoreError::Damaged {
-        file: file.to_owned(),
-        what,
-    };
-    let verdict: String = conn
-        .query_row("PRAGMA quick_check(1)", [], |r| r.get(0))
-        .map_err(|e| damaged(e.to_string()))?;
+    let damaged = |what: String| StoreError::Damaged { file: file.to_owned(), what };
+    let verdict: String =
+        conn.query_row("PRAGMA quick_check(1)", [], |r| r.get(0)).map_err(|e| damaged(e.to_string()))?;
     if verdict != "ok" {
         return Err(damaged(verdict));
     }
-    let id: i64 = conn
-        .query_row("PRAGMA application_id", [], |r| r.get(0))
-        .map_err(|e| damaged(e.to_string()))?;
+    let id: i64 =
+        conn.query_row("PRAGMA application_id", [], |r| r.get(0)).map_err(|e| damaged(e.to_string()))?;
     if id != migrate::APPLICATION_ID {
         return Err(damaged("it is the database of another program".into()));
     }
@@ -217,9 +184,7 @@ pub(super) fn classify(file: &Path, error: &rusqlite::Error) -> StoreError {
             let what = error.to_string();
             return StoreError::Damaged { file, what };
         }
-        Some(ErrorCode::DiskFull) => {
-            "the disk is full; free some space, no restart is needed".into()
-        }
+        Some(ErrorCode::DiskFull) => "the disk is full; free some space, no restart is needed".into(),
         Some(ErrorCode::ReadOnly) => format!("it is read-only ({error})"),
         _ => error.to_string(),
     };

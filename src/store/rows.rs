@@ -18,11 +18,7 @@ fn json<T: Serialize>(value: &T) -> Result<String> {
 
 fn tags<'a>(tags: impl Iterator<Item = &'a Tag>) -> Result<Option<String>> {
     let tags: Vec<&Tag> = tags.collect();
-    if tags.is_empty() {
-        Ok(None)
-    } else {
-        json(&tags).map(Some)
-    }
+    if tags.is_empty() { Ok(None) } else { json(&tags).map(Some) }
 }
 
 /// SQLite integers are signed; ids stay far below the sign.
@@ -41,21 +37,18 @@ pub(super) fn apply(conn: &Connection, write: &Write) -> Result<()> {
             .execute(params![int(user.id.0), user.name, micros(user.created)])?;
         }
         Write::DeleteUser(id) => {
-            conn.prepare_cached("DELETE FROM users WHERE id = ?1")?
-                .execute([int(id.0)])?;
+            conn.prepare_cached("DELETE FROM users WHERE id = ?1")?.execute([int(id.0)])?;
         }
         Write::PutNode(node) => put_node(conn, node)?,
         Write::DeleteNode { id, at } => {
             conn.prepare_cached("UPDATE addresses SET released = ?2 WHERE node_id = ?1")?
                 .execute(params![int(id.0), micros(*at)])?;
-            conn.prepare_cached("DELETE FROM nodes WHERE id = ?1")?
-                .execute([int(id.0)])?;
+            conn.prepare_cached("DELETE FROM nodes WHERE id = ?1")?.execute([int(id.0)])?;
         }
         Write::PutKey(key) => put_key(conn, key)?,
         Write::PutLogin(login) => put_login(conn, login)?,
         Write::DeleteLogin(id) => {
-            conn.prepare_cached("DELETE FROM logins WHERE id = ?1")?
-                .execute([&id.0])?;
+            conn.prepare_cached("DELETE FROM logins WHERE id = ?1")?.execute([&id.0])?;
         }
         Write::PutPolicy(policy) => put_policy(conn, policy)?,
     }
@@ -150,14 +143,7 @@ fn put_login(conn: &Connection, login: &PendingLogin) -> Result<()> {
 }
 
 fn put_policy(conn: &Connection, policy: &PolicyVersion) -> Result<()> {
-    conn.prepare_cached(
-        "INSERT INTO policies (version, text, author, created) VALUES (?1, ?2, ?3, ?4)",
-    )?
-    .execute(params![
-        int(policy.version),
-        policy.text,
-        policy.author,
-        micros(policy.created),
-    ])?;
+    conn.prepare_cached("INSERT INTO policies (version, text, author, created) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![int(policy.version), policy.text, policy.author, micros(policy.created),])?;
     Ok(())
 }

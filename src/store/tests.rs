@@ -11,11 +11,7 @@ use crate::model::rows::Write;
 use crate::model::{LoginId, PolicyVersion, User};
 
 fn user(id: u64, name: &str) -> Write {
-    Write::PutUser(Arc::new(User {
-        id: UserId(id),
-        name: name.into(),
-        created: Now::read().wall,
-    }))
+    Write::PutUser(Arc::new(User { id: UserId(id), name: name.into(), created: Now::read().wall }))
 }
 
 fn refusal(dir: &std::path::Path) -> StoreError {
@@ -27,25 +23,13 @@ async fn what_was_acknowledged_is_read_again_and_ids_are_not_reused() {
     let dir = tempfile::tempdir().unwrap();
     let (store, first) = Store::open(dir.path()).unwrap();
     assert_eq!(first, Default::default());
-    store
-        .commit(vec![user(1, "a"), user(2, "b")])
-        .await
-        .unwrap();
-    store
-        .commit(vec![
-            Write::DeleteUser(UserId(2)),
-            Write::DeleteLogin(LoginId("x".into())),
-        ])
-        .await
-        .unwrap();
+    store.commit(vec![user(1, "a"), user(2, "b")]).await.unwrap();
+    store.commit(vec![Write::DeleteUser(UserId(2)), Write::DeleteLogin(LoginId("x".into()))]).await.unwrap();
     store.close();
     let (_store, stored) = Store::open(dir.path()).unwrap();
     assert_eq!(stored.users.len(), 1);
     assert_eq!(stored.last_user, 2);
-    let mode = std::fs::metadata(dir.path().join("tsd.db"))
-        .unwrap()
-        .permissions()
-        .mode();
+    let mode = std::fs::metadata(dir.path().join("tsd.db")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
 
@@ -75,18 +59,9 @@ async fn policies_are_a_history() {
             author: "t".into(),
             created: Now::read().wall,
         };
-        store
-            .commit(vec![Write::PutPolicy(Arc::new(policy))])
-            .await
-            .unwrap();
+        store.commit(vec![Write::PutPolicy(Arc::new(policy))]).await.unwrap();
     }
-    let versions: Vec<_> = store
-        .policies()
-        .await
-        .unwrap()
-        .iter()
-        .map(|p| p.version)
-        .collect();
+    let versions: Vec<_> = store.policies().await.unwrap().iter().map(|p| p.version).collect();
     assert_eq!(versions, [3, 2, 1]);
 }
 
@@ -120,15 +95,9 @@ fn damaged_files_are_refused_and_left_alone() {
         let file = dir.path().join("tsd.db");
         std::fs::write(&file, &bytes).unwrap();
         let error = refusal(dir.path());
-        assert!(
-            matches!(error, StoreError::Damaged { .. }),
-            "{name}: {error}"
-        );
+        assert!(matches!(error, StoreError::Damaged { .. }), "{name}: {error}");
         let text = error.to_string();
-        assert!(
-            text.contains(file.to_str().unwrap()) && text.contains("Restore"),
-            "{text}"
-        );
+        assert!(text.contains(file.to_str().unwrap()) && text.contains("Restore"), "{text}");
         assert_eq!(std::fs::read(&file).unwrap(), bytes, "{name}");
     }
 }
@@ -149,19 +118,12 @@ fn other_programs_and_newer_schemas_are_refused() {
     conn.pragma_update(None, "user_version", 99).unwrap();
     drop(conn);
     let text = refusal(dir.path()).to_string();
-    assert!(
-        text.contains("99") && text.contains(&migrate::known().to_string()),
-        "{text}"
-    );
+    assert!(text.contains("99") && text.contains(&migrate::known().to_string()), "{text}");
     let foreign = tempfile::tempdir().unwrap();
     let conn = rusqlite::Connection::open(foreign.path().join("tsd.db")).unwrap();
     conn.execute_batch("CREATE TABLE t (x)").unwrap();
     drop(conn);
-    assert!(
-        refusal(foreign.path())
-            .to_string()
-            .contains("another program")
-    );
+    assert!(refusal(foreign.path()).to_string().contains("another program"));
 }
 
 #[test]
@@ -171,10 +133,7 @@ fn a_directory_others_may_write_to_is_refused() {
     assert!(refusal(dir.path()).to_string().contains("chmod 700"));
     let fresh = dir.path().join("deep/state");
     Store::open(&fresh).unwrap().0.close();
-    assert_eq!(
-        std::fs::metadata(&fresh).unwrap().permissions().mode() & 0o777,
-        0o700
-    );
+    assert_eq!(std::fs::metadata(&fresh).unwrap().permissions().mode() & 0o777, 0o700);
 }
 
 #[test]
@@ -192,28 +151,11 @@ async fn of_two_takers_of_a_secret_one_gets_it_and_lapsed_ones_are_gone() {
     let (store, _) = Store::open(dir.path()).unwrap();
     let now = Now::read();
     let later = now.after(std::time::Duration::from_secs(60)).wall;
-    store
-        .put_secret("k", [1; 32], "v", later, now.wall)
-        .await
-        .unwrap();
-    let (a, b) = tokio::join!(
-        store.secret("k", [1; 32], true, now.wall),
-        store.secret("k", [1; 32], true, now.wall)
-    );
+    store.put_secret("k", [1; 32], "v", later, now.wall).await.unwrap();
+    let (a, b) =
+        tokio::join!(store.secret("k", [1; 32], true, now.wall), store.secret("k", [1; 32], true, now.wall));
     assert_eq!([a.unwrap(), b.unwrap()].iter().flatten().count(), 1);
-    store
-        .put_secret("k", [2; 32], "v", later, now.wall)
-        .await
-        .unwrap();
-    assert_eq!(
-        store.secret("k", [2; 32], false, later).await.unwrap(),
-        None
-    );
-    assert_eq!(
-        store
-            .secret("other", [2; 32], false, now.wall)
-            .await
-            .unwrap(),
-        None
-    );
+    store.put_secret("k", [2; 32], "v", later, now.wall).await.unwrap();
+    assert_eq!(store.secret("k", [2; 32], false, later).await.unwrap(), None);
+    assert_eq!(store.secret("other", [2; 32], false, now.wall).await.unwrap(), None);
 }

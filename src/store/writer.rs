@@ -26,8 +26,7 @@ pub(super) fn run(opened: Opened, mut jobs: mpsc::Receiver<Job>) {
             group.push(job);
         }
         let mut tells: Vec<Tell> = Vec::with_capacity(group.len());
-        let verdict =
-            transaction(&conn, group, &file, &mut tells).map_err(|error| classify(&file, &error));
+        let verdict = transaction(&conn, group, &file, &mut tells).map_err(|error| classify(&file, &error));
         if let Err(error) = &verdict {
             tracing::error!(%error, jobs = tells.len(), "a transaction failed");
         }
@@ -87,16 +86,8 @@ fn perform(conn: &Connection, job: Job, file: &std::path::Path) -> Tell {
             let result = alone(conn, |c| writes.iter().try_for_each(|w| rows::apply(c, w)));
             teller(ack, result.map_err(bad))
         }
-        Job::PutSecret(secret, ack) => {
-            teller(ack, alone(conn, |c| put_secret(c, &secret)).map_err(bad))
-        }
-        Job::Secret {
-            kind,
-            hash,
-            now,
-            take,
-            ack,
-        } => {
+        Job::PutSecret(secret, ack) => teller(ack, alone(conn, |c| put_secret(c, &secret)).map_err(bad)),
+        Job::Secret { kind, hash, now, take, ack } => {
             let result = alone(conn, |c| {
                 let found: Option<String> = c
                     .prepare_cached(
@@ -135,17 +126,11 @@ fn alone<T>(conn: &Connection, work: impl FnOnce(&Connection) -> Result<T>) -> R
 }
 
 fn put_secret(conn: &Connection, secret: &Secret) -> Result<()> {
-    conn.prepare_cached("DELETE FROM secrets WHERE expires <= ?1")?
-        .execute([rows::micros(secret.now)])?;
+    conn.prepare_cached("DELETE FROM secrets WHERE expires <= ?1")?.execute([rows::micros(secret.now)])?;
     conn.prepare_cached(
         "INSERT INTO secrets (kind, hash, value, expires) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT(kind, hash) DO UPDATE SET value = excluded.value, expires = excluded.expires",
     )?
-    .execute(params![
-        secret.kind,
-        secret.hash,
-        secret.value,
-        rows::micros(secret.expires)
-    ])?;
+    .execute(params![secret.kind, secret.hash, secret.value, rows::micros(secret.expires)])?;
     Ok(())
 }

@@ -218,8 +218,7 @@ mod tests {
     use proptest::prelude::*;
 
     const TXID: [u8; 12] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11];
-    const REQUEST: &str =
-        "000100142112a442000102030405060708090a0b802200087461696c6e6f6465802800048aabad90";
+    const REQUEST: &str = "000100142112a442000102030405060708090a0b802200087461696c6e6f6465802800048aabad90";
     const RESPONSE: &str = "0101000c2112a442000102030405060708090a0b00200008000183bbea12d545";
 
     fn with_fingerprint(mut message: Vec<u8>) -> Vec<u8> {

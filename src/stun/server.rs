@@ -28,11 +28,7 @@ pub struct StunLimits {
 impl Default for StunLimits {
     fn default() -> Self {
         // A netcheck sends a handful of requests every 20-26 s; a /24 behind one NAT still fits.
-        Self {
-            per_second: 50,
-            burst: 200,
-            sources: 16_384,
-        }
+        Self { per_second: 50, burst: 200, sources: 16_384 }
     }
 }
 
@@ -51,11 +47,7 @@ pub struct StunStats {
 ///
 /// # Errors
 /// When the socket itself breaks; errors of single datagrams are skipped.
-pub async fn serve(
-    socket: UdpSocket,
-    limits: StunLimits,
-    stats: Arc<StunStats>,
-) -> std::io::Result<()> {
+pub async fn serve(socket: UdpSocket, limits: StunLimits, stats: Arc<StunStats>) -> std::io::Result<()> {
     let mut buckets = Buckets::new(limits);
     // One byte more than is accepted, so that longer datagrams are seen as such.
     let mut buffer = [0_u8; message::MAX_DATAGRAM + 1];
@@ -103,12 +95,7 @@ struct Buckets {
 
 impl Buckets {
     fn new(limits: StunLimits) -> Self {
-        Self {
-            limits,
-            known: HashMap::new(),
-            others: None,
-            pruned: None,
-        }
+        Self { limits, known: HashMap::new(), others: None, pruned: None }
     }
 
     fn allow(&mut self, source: IpAddr, now: Instant) -> bool {
@@ -116,10 +103,7 @@ impl Buckets {
         if source.is_loopback() {
             return true;
         }
-        let full = Bucket {
-            tokens: f64::from(self.limits.burst),
-            at: now,
-        };
+        let full = Bucket { tokens: f64::from(self.limits.burst), at: now };
         let limits = self.limits;
         let key = prefix(source);
         if let Some(bucket) = self.known.get_mut(&key) {
@@ -137,16 +121,12 @@ impl Buckets {
     /// Forgets sources whose bucket is full again: a new bucket would say the same.
     fn prune(&mut self, now: Instant) {
         // A flood of new sources must not make every datagram walk the whole table.
-        if self
-            .pruned
-            .is_some_and(|at| now.duration_since(at) < Duration::from_secs(1))
-        {
+        if self.pruned.is_some_and(|at| now.duration_since(at) < Duration::from_secs(1)) {
             return;
         }
         self.pruned = Some(now);
         let limits = self.limits;
-        self.known
-            .retain(|_, bucket| refilled(bucket, limits, now) < f64::from(limits.burst));
+        self.known.retain(|_, bucket| refilled(bucket, limits, now) < f64::from(limits.burst));
     }
 }
 
@@ -177,11 +157,7 @@ fn prefix(ip: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    const SMALL: StunLimits = StunLimits {
-        per_second: 1,
-        burst: 2,
-        sources: 2,
-    };
+    const SMALL: StunLimits = StunLimits { per_second: 1, burst: 2, sources: 2 };
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -229,17 +205,11 @@ mod tests {
         let client = UdpSocket::bind("[::1]:0").await.unwrap();
 
         client.send_to(b"noise", to).await.unwrap();
-        client
-            .send_to(&message::request([7; 12]), to)
-            .await
-            .unwrap();
+        client.send_to(&message::request([7; 12]), to).await.unwrap();
         let mut buffer = [0; 100];
         let length = client.recv(&mut buffer).await.unwrap();
 
-        assert_eq!(
-            message::parse_response(&buffer[..length]),
-            Some(([7; 12], client.local_addr().unwrap()))
-        );
+        assert_eq!(message::parse_response(&buffer[..length]), Some(([7; 12], client.local_addr().unwrap())));
         assert_eq!(stats.requests.load(Ordering::Relaxed), 1);
         assert_eq!(stats.malformed.load(Ordering::Relaxed), 1);
         running.abort();

@@ -19,22 +19,16 @@ const MAX_TEXT: usize = 1 << 20;
 const MAX_HISTORY: usize = 50;
 
 /// The page around a draft (`None`: the text in force).
-async fn build(
-    caller: &Caller,
-    draft: Option<String>,
-    notice: Option<Notice>,
-) -> Result<Access, AdminError> {
+async fn build(caller: &Caller, draft: Option<String>, notice: Option<Notice>) -> Result<Access, AdminError> {
     let control = caller.shared.control();
     let current = control.policy();
     let history = control.policy_history().await?;
-    let rows = history
-        .iter()
-        .take(MAX_HISTORY)
-        .map(|p| VersionRow::new(p, caller.now))
-        .collect();
+    let rows = history.iter().take(MAX_HISTORY).map(|p| VersionRow::new(p, caller.now)).collect();
     let frame = caller
         .frame(Room::Access, "Access")
-        .command("tsd policy get > policy.hujson; tsd policy check policy.hujson; tsd policy set policy.hujson")
+        .command(
+            "tsd policy get > policy.hujson; tsd policy check policy.hujson; tsd policy set policy.hujson",
+        )
         .notice(notice);
     let text = draft.unwrap_or_else(|| current.text.clone());
     Ok(Access::new(frame, &current, text, rows))
@@ -84,9 +78,7 @@ pub(super) async fn submit(caller: Caller, form: Unchecked) -> Reply {
     let outcome = match (action, expect) {
         ("check", _) => control.check_policy(&text).await,
         ("save" | "confirm", Some(version)) => {
-            control
-                .set_policy(&caller.actor(), &text, action == "confirm", Some(version))
-                .await
+            control.set_policy(&caller.actor(), &text, action == "confirm", Some(version)).await
         }
         _ => return Err(Stop::Form(StatusCode::BAD_REQUEST)),
     };
@@ -107,19 +99,11 @@ fn saved(caller: &Caller, outcome: &PolicyOutcome) -> Result<Response, Stop> {
     Ok(redirect("/access?done=saved"))
 }
 
-async fn checked(
-    caller: &Caller,
-    text: String,
-    expect: Option<u64>,
-    outcome: &PolicyOutcome,
-) -> Reply {
+async fn checked(caller: &Caller, text: String, expect: Option<u64>, outcome: &PolicyOutcome) -> Reply {
     let notice = Notice::good("No faults. Nothing was stored yet.");
     let mut again = build(caller, Some(text), Some(notice)).await?;
     again.warnings = faults(&again.text, &outcome.warnings);
-    again.diff = Some(DiffView::new(
-        &outcome.diff,
-        &caller.shared.control().nodes(),
-    ));
+    again.diff = Some(DiffView::new(&outcome.diff, &caller.shared.control().nodes()));
     keep_expectation(&mut again, expect);
     page(&again)
 }
@@ -162,9 +146,7 @@ pub(super) async fn version(caller: Caller, Path(version): Path<String>) -> Repl
     };
     let current = control.policy();
     page(&Version {
-        frame: caller
-            .frame(Room::Access, &format!("Version {version}"))
-            .command("tsd policy history"),
+        frame: caller.frame(Room::Access, &format!("Version {version}")).command("tsd policy history"),
         row: VersionRow::new(found, caller.now),
         current: current.version == version,
         since: difference(&found.text, &current.text),

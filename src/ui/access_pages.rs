@@ -32,12 +32,7 @@ impl DiffView {
         const SHOWN: usize = 100;
         let names: std::collections::BTreeMap<_, _> =
             nodes.iter().map(|n| (n.id, clean(&n.name, 63))).collect();
-        let name = |id| {
-            names
-                .get(&id)
-                .cloned()
-                .unwrap_or_else(|| format!("node {id}"))
-        };
+        let name = |id| names.get(&id).cloned().unwrap_or_else(|| format!("node {id}"));
         let rows = |list: &[AccessChange]| -> Vec<ChangeRow> {
             let row = |c: &AccessChange| ChangeRow {
                 from: name(c.from),
@@ -56,11 +51,9 @@ impl DiffView {
                 (0, 0) => "Nobody gains or loses access.".to_owned(),
                 (g, 0) => format!("{} access; nobody loses any.", pairs(g, "gains", "gain")),
                 (0, l) => format!("{} access.", pairs(l, "loses", "lose")),
-                (g, l) => format!(
-                    "{} access; {} some.",
-                    pairs(l, "loses", "lose"),
-                    pairs(g, "gains", "gain")
-                ),
+                (g, l) => {
+                    format!("{} access; {} some.", pairs(l, "loses", "lose"), pairs(g, "gains", "gain"))
+                }
             },
             more_gained: diff.gained_total.saturating_sub(gained.len() as u64),
             more_lost: diff.lost_total.saturating_sub(lost.len() as u64),
@@ -109,12 +102,7 @@ pub(super) struct Access {
 }
 
 impl Access {
-    pub(super) fn new(
-        frame: Frame,
-        current: &PolicyVersion,
-        text: String,
-        history: Vec<VersionRow>,
-    ) -> Self {
+    pub(super) fn new(frame: Frame, current: &PolicyVersion, text: String, history: Vec<VersionRow>) -> Self {
         Self {
             sentence: match current.version {
                 0 => "No policy was stored yet: all members reach all devices.".to_owned(),

@@ -42,11 +42,7 @@ mod tests {
 
     #[test]
     fn assets_are_small_and_found_only_at_their_hash() {
-        assert!(
-            STYLE.len() <= 20 * 1024,
-            "the style budget is 20 KB, it is {}",
-            STYLE.len()
-        );
+        assert!(STYLE.len() <= 20 * 1024, "the style budget is 20 KB, it is {}", STYLE.len());
         assert!(find(style_url()).is_some());
         assert!(find("/static/style.css").is_none());
         assert!(!STYLE.contains("http"), "nothing comes from other hosts");

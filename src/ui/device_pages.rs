@@ -11,11 +11,7 @@ use crate::control::service::{LoginView, NodeView, UserView};
 /// The state of a node in a word.
 pub(super) fn node_mark(node: &NodeView) -> Mark {
     if node.expired {
-        Mark::new(
-            "danger",
-            "expired",
-            "Its key has expired: log in again on the device",
-        )
+        Mark::new("danger", "expired", "Its key has expired: log in again on the device")
     } else if node.online {
         Mark::new("good", "online", "Connected to this server")
     } else {
@@ -48,21 +44,9 @@ impl DeviceRow {
             name: clean(&node.name, 63),
             full: clean(&node.fqdn, 255),
             mark: node_mark(node),
-            seen: node
-                .last_seen
-                .filter(|_| !node.online)
-                .map(|at| When::new(at, now)),
-            owner: node
-                .user
-                .as_deref()
-                .map(|u| clean(u, 80))
-                .unwrap_or_default(),
-            tags: node
-                .tags
-                .iter()
-                .take(shown)
-                .map(|t| clean(t.as_str(), 40))
-                .collect(),
+            seen: node.last_seen.filter(|_| !node.online).map(|at| When::new(at, now)),
+            owner: node.user.as_deref().map(|u| clean(u, 80)).unwrap_or_default(),
+            tags: node.tags.iter().take(shown).map(|t| clean(t.as_str(), 40)).collect(),
             more_tags: node.tags.len().saturating_sub(shown),
             ipv4: node.ipv4.to_string(),
             ipv6: node.ipv6.to_string(),
@@ -75,20 +59,14 @@ impl DeviceRow {
 
 /// How many routes a node offers that nobody approved.
 fn waiting_routes(node: &NodeView) -> usize {
-    node.advertised_routes
-        .iter()
-        .filter(|r| !node.approved_routes.contains(r))
-        .count()
+    node.advertised_routes.iter().filter(|r| !node.approved_routes.contains(r)).count()
 }
 
 /// OS and client version in one cut line.
 fn system(os: &str, version: &str) -> String {
     // Clients append the commit to their version; the number says enough.
     let version = version.split(['-', '+']).next().unwrap_or("");
-    or_dash(clean(
-        format!("{} {}", clean(os, 24), clean(version, 16)).trim(),
-        42,
-    ))
+    or_dash(clean(format!("{} {}", clean(os, 24), clean(version, 16)).trim(), 42))
 }
 
 /// Filters of the device list as they stand in the URL.
@@ -141,25 +119,15 @@ impl DeviceFilter {
         use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
         let mut parts = Vec::new();
         if !self.q.is_empty() {
-            parts.push(format!(
-                "q={}",
-                utf8_percent_encode(&self.q, NON_ALPHANUMERIC)
-            ));
+            parts.push(format!("q={}", utf8_percent_encode(&self.q, NON_ALPHANUMERIC)));
         }
         if !state.is_empty() {
-            parts.push(format!(
-                "state={}",
-                utf8_percent_encode(state, NON_ALPHANUMERIC)
-            ));
+            parts.push(format!("state={}", utf8_percent_encode(state, NON_ALPHANUMERIC)));
         }
         if page > 1 {
             parts.push(format!("page={page}"));
         }
-        if parts.is_empty() {
-            "/devices".to_owned()
-        } else {
-            format!("/devices?{}", parts.join("&"))
-        }
+        if parts.is_empty() { "/devices".to_owned() } else { format!("/devices?{}", parts.join("&")) }
     }
 }
 
@@ -201,10 +169,7 @@ impl Devices {
         let chip = |(state, word): &(&'static str, &'static str)| Chip {
             url: filter.url(state, 1),
             word,
-            n: found
-                .iter()
-                .filter(|n| DeviceFilter::in_state(n, state))
-                .count(),
+            n: found.iter().filter(|n| DeviceFilter::in_state(n, state)).count(),
             chosen: filter.state == *state,
         };
         let chips = STATES
@@ -212,21 +177,14 @@ impl Devices {
             .map(chip)
             .filter(|c| c.n > 0 || c.chosen || c.word != "Routes to approve")
             .collect();
-        let mut shown: Vec<&NodeView> = found
-            .iter()
-            .copied()
-            .filter(|n| DeviceFilter::in_state(n, &filter.state))
-            .collect();
+        let mut shown: Vec<&NodeView> =
+            found.iter().copied().filter(|n| DeviceFilter::in_state(n, &filter.state)).collect();
         shown.sort_by(|a, b| a.name.cmp(&b.name).then(a.id.cmp(&b.id)));
         let pages = shown.len().div_ceil(PAGE).max(1);
         let page = filter.page.clamp(1, pages);
         let first = (page - 1) * PAGE;
-        let rows: Vec<DeviceRow> = shown
-            .iter()
-            .skip(first)
-            .take(PAGE)
-            .map(|n| DeviceRow::new(n, now))
-            .collect();
+        let rows: Vec<DeviceRow> =
+            shown.iter().skip(first).take(PAGE).map(|n| DeviceRow::new(n, now)).collect();
         Self {
             sentence: match nodes.len() {
                 0 => "No devices yet.".to_owned(),
@@ -236,12 +194,7 @@ impl Devices {
             state: clean(&filter.state, 20),
             chips,
             any: !nodes.is_empty(),
-            range: format!(
-                "{}–{} of {}",
-                (first + 1).min(shown.len()),
-                first + rows.len(),
-                shown.len()
-            ),
+            range: format!("{}–{} of {}", (first + 1).min(shown.len()), first + rows.len(), shown.len()),
             previous: (page > 1).then(|| filter.url(&filter.state, page - 1)),
             next: (page < pages).then(|| filter.url(&filter.state, page + 1)),
             rows,
@@ -277,20 +230,11 @@ pub(super) struct Device {
 
 impl Device {
     pub(super) fn new(frame: Frame, node: &NodeView, now: DateTime<Utc>) -> Self {
-        let mut prefixes: Vec<_> = node
-            .advertised_routes
-            .iter()
-            .chain(&node.approved_routes)
-            .copied()
-            .collect();
+        let mut prefixes: Vec<_> =
+            node.advertised_routes.iter().chain(&node.approved_routes).copied().collect();
         prefixes.sort();
         prefixes.dedup();
-        let endpoints: Vec<String> = node
-            .endpoints
-            .iter()
-            .take(12)
-            .map(ToString::to_string)
-            .collect();
+        let endpoints: Vec<String> = node.endpoints.iter().take(12).map(ToString::to_string).collect();
         let facts = vec![
             ("Full name", clean(&node.fqdn, 255)),
             ("IPv4", node.ipv4.to_string()),
@@ -300,11 +244,7 @@ impl Device {
             ("Client version", or_dash(clean(&node.version, 80))),
             (
                 "Home relay region",
-                if node.home_derp == 0 {
-                    "not known yet".to_owned()
-                } else {
-                    node.home_derp.to_string()
-                },
+                if node.home_derp == 0 { "not known yet".to_owned() } else { node.home_derp.to_string() },
             ),
             ("Endpoints", or_dash(endpoints.join(", "))),
             ("Node key", node.key.short()),
@@ -326,12 +266,7 @@ impl Device {
                 })
                 .collect(),
             name_field: clean(&node.name, 63),
-            tags_field: node
-                .tags
-                .iter()
-                .map(|t| t.as_str().to_owned())
-                .collect::<Vec<_>>()
-                .join(" "),
+            tags_field: node.tags.iter().map(|t| t.as_str().to_owned()).collect::<Vec<_>>().join(" "),
             frame,
         }
     }
@@ -396,22 +331,14 @@ impl Approvals {
             (0, 0) => "Nothing waits for you.".to_owned(),
             (0, n) => format!(
                 "No device waits; {} routes nobody approved.",
-                if n == 1 {
-                    "1 device offers".to_owned()
-                } else {
-                    format!("{n} devices offer")
-                }
+                if n == 1 { "1 device offers".to_owned() } else { format!("{n} devices offer") }
             ),
             (1, _) => "1 device waits for a yes or no.".to_owned(),
             (n, _) => format!("{n} devices wait for a yes or no."),
         };
         Self {
             sentence,
-            rows: logins
-                .iter()
-                .take(MAX_LOGINS)
-                .map(|l| LoginRow::new(l, now))
-                .collect(),
+            rows: logins.iter().take(MAX_LOGINS).map(|l| LoginRow::new(l, now)).collect(),
             more: logins.len().saturating_sub(MAX_LOGINS),
             users: user_names(users),
             single: false,
@@ -421,16 +348,10 @@ impl Approvals {
     }
 
     /// The page an AuthURL opens for an admin.
-    pub(super) fn one(
-        frame: Frame,
-        login: &LoginView,
-        users: &[UserView],
-        now: DateTime<Utc>,
-    ) -> Self {
+    pub(super) fn one(frame: Frame, login: &LoginView, users: &[UserView], now: DateTime<Utc>) -> Self {
         Self {
-            sentence:
-                "Compare the name and the key with what the device shows before you let it in."
-                    .to_owned(),
+            sentence: "Compare the name and the key with what the device shows before you let it in."
+                .to_owned(),
             rows: vec![LoginRow::new(login, now)],
             more: 0,
             users: user_names(users),
@@ -443,9 +364,5 @@ impl Approvals {
 
 /// A node as an argument of a command: its label when that is one, else its id.
 pub(super) fn node_argument(node: &NodeView) -> String {
-    if shell(&node.name) == node.name {
-        node.name.clone()
-    } else {
-        node.id.to_string()
-    }
+    if shell(&node.name) == node.name { node.name.clone() } else { node.id.to_string() }
 }

@@ -31,29 +31,18 @@ pub(super) fn faults(text: &str, errors: &[PolicyError]) -> Vec<Fault> {
 }
 
 fn fault(lines: &[&str], error: &PolicyError) -> Fault {
-    let line = (error.line as usize)
-        .checked_sub(1)
-        .and_then(|n| lines.get(n))
-        .copied()
-        .unwrap_or("");
+    let line = (error.line as usize).checked_sub(1).and_then(|n| lines.get(n)).copied().unwrap_or("");
     let mut at = (error.column.saturating_sub(1) as usize).min(line.len());
     while !line.is_char_boundary(at) {
         at -= 1;
     }
     let (before, rest) = line.split_at(at);
     let stop = |(n, c): &(usize, char)| *n > 0 && (c.is_whitespace() || ",]}".contains(*c));
-    let end = rest
-        .char_indices()
-        .find(stop)
-        .map_or(rest.len(), |(n, _)| n);
+    let end = rest.char_indices().find(stop).map_or(rest.len(), |(n, _)| n);
     let (marked, after) = rest.split_at(end);
     let skipped = before.chars().count().saturating_sub(AROUND);
     let lead: String = before.chars().skip(skipped).collect();
-    let lead = if skipped > 0 {
-        format!("…{lead}")
-    } else {
-        lead.trim_start().to_owned()
-    };
+    let lead = if skipped > 0 { format!("…{lead}") } else { lead.trim_start().to_owned() };
     Fault {
         line: error.line,
         column: error.column,
@@ -61,11 +50,7 @@ fn fault(lines: &[&str], error: &PolicyError) -> Fault {
         hint: clean(&error.hint, 400),
         code: error.code,
         before: clean(&lead.replace('\t', " "), AROUND + 2),
-        marked: if marked.is_empty() {
-            "⏎".to_owned()
-        } else {
-            clean(marked, AROUND)
-        },
+        marked: if marked.is_empty() { "⏎".to_owned() } else { clean(marked, AROUND) },
         after: clean(&after.replace('\t', " "), AROUND),
     }
 }
@@ -83,16 +68,8 @@ pub(super) fn difference(old: &str, new: &str) -> Vec<DiffLine> {
     let old: Vec<&str> = old.lines().collect();
     let new: Vec<&str> = new.lines().collect();
     let head = old.iter().zip(&new).take_while(|(a, b)| a == b).count();
-    let (a, b) = (
-        old.get(head..).unwrap_or(&[]),
-        new.get(head..).unwrap_or(&[]),
-    );
-    let tail = a
-        .iter()
-        .rev()
-        .zip(b.iter().rev())
-        .take_while(|(x, y)| x == y)
-        .count();
+    let (a, b) = (old.get(head..).unwrap_or(&[]), new.get(head..).unwrap_or(&[]));
+    let tail = a.iter().rev().zip(b.iter().rev()).take_while(|(x, y)| x == y).count();
     let (a, rest) = a.split_at(a.len() - tail);
     let (b, _) = b.split_at(b.len() - tail);
     if a.is_empty() && b.is_empty() {
@@ -117,10 +94,7 @@ pub(super) fn difference(old: &str, new: &str) -> Vec<DiffLine> {
 }
 
 fn line(sign: char, text: &str) -> DiffLine {
-    DiffLine {
-        sign,
-        text: clean(&text.replace('\t', "  "), 300),
-    }
+    DiffLine { sign, text: clean(&text.replace('\t', "  "), 300) }
 }
 
 /// Longest common subsequence by the plain table; too large a table falls back to "all out, all in".
@@ -172,24 +146,14 @@ mod tests {
     use super::*;
 
     fn error(line: u32, column: u32) -> PolicyError {
-        PolicyError {
-            code: "syntax",
-            line,
-            column,
-            message: "m".into(),
-            hint: String::new(),
-        }
+        PolicyError { code: "syntax", line, column, message: "m".into(), hint: String::new() }
     }
 
     #[test]
     fn the_fault_is_marked_where_it_stands() {
         let got = faults("{\n  \"acls\": oops,\n}", &[error(2, 11)]);
         assert_eq!(
-            (
-                got[0].before.as_str(),
-                got[0].marked.as_str(),
-                got[0].after.as_str()
-            ),
+            (got[0].before.as_str(), got[0].marked.as_str(), got[0].after.as_str()),
             ("\"acls\": ", "oops", ",")
         );
     }
@@ -204,10 +168,7 @@ mod tests {
 
     #[test]
     fn a_difference_names_what_went_and_what_came() {
-        let signs: String = difference("a\nb\nc\nd\n", "a\nx\nc\nd\n")
-            .iter()
-            .map(|l| l.sign)
-            .collect();
+        let signs: String = difference("a\nb\nc\nd\n", "a\nx\nc\nd\n").iter().map(|l| l.sign).collect();
         assert_eq!(signs, " -+  ");
         assert!(difference("a\n", "a\n").is_empty());
     }

@@ -11,10 +11,7 @@ use super::{Stop, done, redirect};
 use crate::control::service::{AdminError, NewAuthKeyRequest};
 
 fn people_page(caller: &Caller, notice: Option<Notice>) -> People {
-    let frame = caller
-        .frame(Room::People, "People")
-        .command("tsd users list")
-        .notice(notice);
+    let frame = caller.frame(Room::People, "People").command("tsd users list").notice(notice);
     People::new(frame, &caller.shared.control().users(), caller.now)
 }
 
@@ -22,17 +19,11 @@ pub(super) async fn people(caller: Caller, Query(asked): Query<Asked>) -> Reply 
     page(&people_page(&caller, done(asked.done.as_deref())))
 }
 
-fn people_outcome<T>(
-    caller: &Caller,
-    code: &str,
-    typed: &str,
-    outcome: Result<T, AdminError>,
-) -> Reply {
+fn people_outcome<T>(caller: &Caller, code: &str, typed: &str, outcome: Result<T, AdminError>) -> Reply {
     match outcome {
         Ok(_) => Ok(redirect(&format!("/people?done={code}"))),
         Err(error) if mendable(&error) => {
-            let mut again =
-                people_page(caller, Some(Notice::danger(clean(&error.to_string(), 600))));
+            let mut again = people_page(caller, Some(Notice::danger(clean(&error.to_string(), 600))));
             again.name_field = clean(typed, 120);
             page_with(Stop::Admin(error).status(), &again)
         }
@@ -42,70 +33,37 @@ fn people_outcome<T>(
 
 pub(super) async fn make_user(caller: Caller, fields: Fields) -> Reply {
     let name = fields.one("name").trim();
-    let outcome = caller
-        .shared
-        .control()
-        .create_user(&caller.actor(), name)
-        .await;
+    let outcome = caller.shared.control().create_user(&caller.actor(), name).await;
     people_outcome(&caller, "made", name, outcome)
 }
 
 /// A user's name by their id: the service would take `7` for a user *named* 7 first.
 fn user_name(caller: &Caller, id: u64) -> Result<String, AdminError> {
-    let found = caller
-        .shared
-        .control()
-        .users()
-        .into_iter()
-        .find(|u| u.id.0 == id);
+    let found = caller.shared.control().users().into_iter().find(|u| u.id.0 == id);
     found.map(|u| u.name).ok_or_else(|| {
-        AdminError::NotFound(format!(
-            "There is no user {id}: they were deleted. People shows all there are."
-        ))
+        AdminError::NotFound(format!("There is no user {id}: they were deleted. People shows all there are."))
     })
 }
 
 pub(super) async fn rename_user(caller: Caller, Path(id): Path<u64>, fields: Fields) -> Reply {
     let name = fields.one("name").trim();
-    let outcome = caller
-        .shared
-        .control()
-        .rename_user(&caller.actor(), &user_name(&caller, id)?, name)
-        .await;
+    let outcome = caller.shared.control().rename_user(&caller.actor(), &user_name(&caller, id)?, name).await;
     people_outcome(&caller, "renamed", "", outcome)
 }
 
 pub(super) async fn delete_user(caller: Caller, Path(id): Path<u64>, _fields: Fields) -> Reply {
-    let outcome = caller
-        .shared
-        .control()
-        .delete_user(&caller.actor(), &user_name(&caller, id)?)
-        .await;
+    let outcome = caller.shared.control().delete_user(&caller.actor(), &user_name(&caller, id)?).await;
     people_outcome(&caller, "deleted", "", outcome)
 }
 
 fn keys_page(caller: &Caller, form: KeyForm, all: bool, notice: Option<Notice>) -> Keys {
-    let frame = caller
-        .frame(Room::Keys, "Keys")
-        .command("tsd authkeys list")
-        .notice(notice);
+    let frame = caller.frame(Room::Keys, "Keys").command("tsd authkeys list").notice(notice);
     let control = caller.shared.control();
-    Keys::new(
-        frame,
-        &control.auth_keys(),
-        &control.users(),
-        form,
-        caller.shared.nonce(),
-        all,
-        caller.now,
-    )
+    Keys::new(frame, &control.auth_keys(), &control.users(), form, caller.shared.nonce(), all, caller.now)
 }
 
 pub(super) async fn keys(caller: Caller, Query(asked): Query<Asked>) -> Reply {
-    let form = KeyForm {
-        hours: "24".to_owned(),
-        ..KeyForm::default()
-    };
+    let form = KeyForm { hours: "24".to_owned(), ..KeyForm::default() };
     let all = asked.show.as_deref() == Some("all");
     page(&keys_page(&caller, form, all, done(asked.done.as_deref())))
 }
@@ -126,10 +84,7 @@ pub(super) async fn make_key(caller: Caller, fields: Fields) -> Reply {
         let notice = Notice::danger(
             "This form was sent before and its key was made then. Its secret is not shown twice: revoke it if you did not copy it, and make another.",
         );
-        return page_with(
-            StatusCode::CONFLICT,
-            &keys_page(&caller, form, false, Some(notice)),
-        );
+        return page_with(StatusCode::CONFLICT, &keys_page(&caller, form, false, Some(notice)));
     }
     let made = match parse_tags(&form.tags) {
         Ok(tags) => {
@@ -140,29 +95,20 @@ pub(super) async fn make_key(caller: Caller, fields: Fields) -> Reply {
                 tags,
                 lifetime: std::time::Duration::from_secs(hours * 3600),
             };
-            caller
-                .shared
-                .control()
-                .create_auth_key(&caller.actor(), request)
-                .await
+            caller.shared.control().create_auth_key(&caller.actor(), request).await
         }
         Err(error) => Err(error),
     };
     match made {
         Ok(made) => page(&Made {
-            frame: caller
-                .frame(Room::Keys, "Your key")
-                .command(key_command(&form, hours)),
+            frame: caller.frame(Room::Keys, "Your key").command(key_command(&form, hours)),
             row: KeyRow::new(&made.view, caller.now),
             secret: made.secret,
             join_url: caller.shared.status().join_url(),
         }),
         Err(error) if mendable(&error) => {
             let notice = Notice::danger(clean(&error.to_string(), 600));
-            page_with(
-                Stop::Admin(error).status(),
-                &keys_page(&caller, form, false, Some(notice)),
-            )
+            page_with(Stop::Admin(error).status(), &keys_page(&caller, form, false, Some(notice)))
         }
         Err(error) => Err(error.into()),
     }
@@ -186,10 +132,6 @@ fn key_command(form: &KeyForm, hours: u64) -> String {
 }
 
 pub(super) async fn revoke_key(caller: Caller, Path(id): Path<u64>, _fields: Fields) -> Reply {
-    caller
-        .shared
-        .control()
-        .revoke_auth_key(&caller.actor(), &id.to_string())
-        .await?;
+    caller.shared.control().revoke_auth_key(&caller.actor(), &id.to_string()).await?;
     Ok(redirect("/keys?done=revoked&show=all"))
 }

@@ -43,9 +43,7 @@ struct Answer {
 
 impl Answer {
     fn location(&self) -> &str {
-        self.headers
-            .get("location")
-            .map_or("", |v| v.to_str().unwrap())
+        self.headers.get("location").map_or("", |v| v.to_str().unwrap())
     }
 }
 
@@ -80,13 +78,7 @@ impl Site {
         let key = MachinePrivate::generate(&mut Rng::from_seed([3; 32]));
         let control = Control::start(dir.path(), key, settings()).await.unwrap();
         let ui = Ui::new(control.clone(), Arc::new(Status));
-        Self {
-            ui,
-            control,
-            cookie: None,
-            token: String::new(),
-            _dir: dir,
-        }
+        Self { ui, control, cookie: None, token: String::new(), _dir: dir }
     }
 
     /// A site somebody is signed in to.
@@ -95,12 +87,7 @@ impl Site {
         let link = site.ui.new_console_link().await.unwrap();
         let token = link.strip_prefix("/login?token=").unwrap().to_owned();
         let answer = site.post("/login", &[("token", &token)]).await;
-        assert_eq!(
-            (answer.status, answer.location()),
-            (StatusCode::SEE_OTHER, "/"),
-            "{}",
-            answer.body
-        );
+        assert_eq!((answer.status, answer.location()), (StatusCode::SEE_OTHER, "/"), "{}", answer.body);
         let cookie = answer.headers["set-cookie"].to_str().unwrap();
         site.cookie = Some(cookie.split(';').next().unwrap().to_owned());
         let start = site.get("/").await;
@@ -120,10 +107,7 @@ impl Site {
     }
 
     fn request(&self, method: &str, path: &str) -> http::request::Builder {
-        let mut out = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "192.0.2.1:8443");
+        let mut out = Request::builder().method(method).uri(path).header("host", "192.0.2.1:8443");
         if let Some(cookie) = &self.cookie {
             out = out.header("cookie", cookie);
         }
@@ -131,36 +115,24 @@ impl Site {
     }
 
     async fn get(&self, path: &str) -> Answer {
-        self.send(
-            self.request("GET", path).body(Full::default()).unwrap(),
-            info(true),
-        )
-        .await
+        self.send(self.request("GET", path).body(Full::default()).unwrap(), info(true)).await
     }
 
     /// Sends a form as the browser would, with the session's token unless one is given.
     async fn post(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
-        let request = self
-            .request("POST", path)
-            .header("sec-fetch-site", "same-origin");
+        let request = self.request("POST", path).header("sec-fetch-site", "same-origin");
         self.send(self.form(request, fields), info(true)).await
     }
 
-    fn form(
-        &self,
-        request: http::request::Builder,
-        fields: &[(&str, &str)],
-    ) -> Request<Full<Bytes>> {
+    fn form(&self, request: http::request::Builder, fields: &[(&str, &str)]) -> Request<Full<Bytes>> {
         use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
         let mut all = vec![("form", self.token.as_str())];
         if fields.iter().any(|(name, _)| *name == "form") {
             all.clear();
         }
         all.extend_from_slice(fields);
-        let body: Vec<String> = all
-            .iter()
-            .map(|(n, v)| format!("{n}={}", utf8_percent_encode(v, NON_ALPHANUMERIC)))
-            .collect();
+        let body: Vec<String> =
+            all.iter().map(|(n, v)| format!("{n}={}", utf8_percent_encode(v, NON_ALPHANUMERIC))).collect();
         request
             .header("content-type", "application/x-www-form-urlencoded")
             .body(Full::from(body.join("&")))
@@ -169,58 +141,30 @@ impl Site {
 }
 
 fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
-    let (_, rest) = text
-        .split_once(from)
-        .unwrap_or_else(|| panic!("no {from} in {text}"));
+    let (_, rest) = text.split_once(from).unwrap_or_else(|| panic!("no {from} in {text}"));
     rest.split_once(to).unwrap().0
 }
 
 #[tokio::test]
 async fn a_stranger_is_sent_to_sign_in_and_every_answer_is_guarded() {
     let site = Site::start().await;
-    for path in [
-        "/",
-        "/devices",
-        "/device/1",
-        "/approvals",
-        "/people",
-        "/keys",
-        "/access",
-    ] {
+    for path in ["/", "/devices", "/device/1", "/approvals", "/people", "/keys", "/access"] {
         let answer = site.get(path).await;
-        assert_eq!(
-            (answer.status, answer.location()),
-            (StatusCode::SEE_OTHER, "/login"),
-            "{path}"
-        );
+        assert_eq!((answer.status, answer.location()), (StatusCode::SEE_OTHER, "/login"), "{path}");
     }
     for path in ["/", "/login", "/nowhere", "/a/abc", "/static/none.css"] {
         let headers = site.get(path).await.headers;
-        assert!(
-            headers["content-security-policy"]
-                .to_str()
-                .unwrap()
-                .starts_with("default-src 'none'")
-        );
+        assert!(headers["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"));
         assert_eq!(headers["x-content-type-options"], "nosniff");
         assert_eq!(headers["referrer-policy"], "no-referrer");
         assert_eq!(headers["cache-control"], "no-store", "{path}");
-        for name in [
-            "cross-origin-opener-policy",
-            "cross-origin-resource-policy",
-            "permissions-policy",
-        ] {
+        for name in ["cross-origin-opener-policy", "cross-origin-resource-policy", "permissions-policy"] {
             assert!(headers.contains_key(name), "{path}: {name}");
         }
     }
     let style = site.get(super::assets::style_url()).await;
     assert_eq!(style.status, StatusCode::OK);
-    assert!(
-        style.headers["cache-control"]
-            .to_str()
-            .unwrap()
-            .contains("immutable")
-    );
+    assert!(style.headers["cache-control"].to_str().unwrap().contains("immutable"));
 }
 
 #[tokio::test]
@@ -237,10 +181,7 @@ async fn plain_http_is_redirected_and_a_token_sent_that_way_is_withdrawn() {
     let late = site.get(&link).await;
     assert!(late.body.contains("used already") && !late.body.contains("name=\"token\""));
 
-    let nowhere = RequestInfo {
-        tls_url: None,
-        ..info(false)
-    };
+    let nowhere = RequestInfo { tls_url: None, ..info(false) };
     let answer = site.send(plain("/"), nowhere).await;
     assert_eq!(answer.status, StatusCode::FORBIDDEN);
     assert!(answer.body.contains("not shown over plain HTTP"));
@@ -252,18 +193,13 @@ async fn a_link_survives_being_looked_at_and_works_once() {
     let link = site.ui.new_console_link().await.unwrap();
     for _ in 0..3 {
         let looked = site.get(&link).await;
-        assert!(
-            looked.body.contains("name=\"token\"") && !looked.headers.contains_key("set-cookie")
-        );
+        assert!(looked.body.contains("name=\"token\"") && !looked.headers.contains_key("set-cookie"));
     }
     let token = link.strip_prefix("/login?token=").unwrap();
     let first = site.post("/login", &[("token", token)]).await;
     assert_eq!(first.status, StatusCode::SEE_OTHER);
     let cookie = first.headers["set-cookie"].to_str().unwrap();
-    assert!(
-        cookie.starts_with("__Host-tsd=") && cookie.contains("SameSite=Strict"),
-        "{cookie}"
-    );
+    assert!(cookie.starts_with("__Host-tsd=") && cookie.contains("SameSite=Strict"), "{cookie}");
     let second = site.post("/login", &[("token", token)]).await;
     assert_eq!(second.status, StatusCode::FORBIDDEN);
     assert!(!second.headers.contains_key("set-cookie"));
@@ -273,21 +209,13 @@ async fn a_link_survives_being_looked_at_and_works_once() {
 async fn forms_need_the_token_our_origin_and_a_session() {
     let site = Site::signed_in().await;
     let before = site.control.users().len();
-    for (name, value) in [
-        ("sec-fetch-site", "cross-site"),
-        ("origin", "https://evil.example"),
-    ] {
-        let request = site.form(
-            site.request("POST", "/people").header(name, value),
-            &[("name", "eve")],
-        );
+    for (name, value) in [("sec-fetch-site", "cross-site"), ("origin", "https://evil.example")] {
+        let request = site.form(site.request("POST", "/people").header(name, value), &[("name", "eve")]);
         let answer = site.send(request, info(true)).await;
         assert_eq!(answer.status, StatusCode::FORBIDDEN, "{name}");
     }
     for token in ["", "00", &"0".repeat(64)] {
-        let answer = site
-            .post("/people", &[("form", token), ("name", "eve")])
-            .await;
+        let answer = site.post("/people", &[("form", token), ("name", "eve")]).await;
         assert_eq!(answer.status, StatusCode::FORBIDDEN, "{token}");
     }
     let mut stranger = Site::start().await;
@@ -306,12 +234,7 @@ async fn signing_out_ends_the_session_at_the_server() {
     let site = Site::signed_in().await;
     let answer = site.post("/logout", &[]).await;
     assert_eq!(answer.location(), "/login");
-    assert!(
-        answer.headers["set-cookie"]
-            .to_str()
-            .unwrap()
-            .contains("Max-Age=0")
-    );
+    assert!(answer.headers["set-cookie"].to_str().unwrap().contains("Max-Age=0"));
     assert_eq!(site.get("/devices").await.location(), "/login");
 }
 
@@ -323,19 +246,14 @@ async fn a_key_is_made_once_per_form_and_shown_once() {
     }
     let user = site.control.users()[0].name.clone();
     let before = site.control.auth_keys().len();
-    let fields = [
-        ("user", user.as_str()),
-        ("hours", "24"),
-        ("once", "abc"),
-        ("reusable", "yes"),
-    ];
+    let fields = [("user", user.as_str()), ("hours", "24"), ("once", "abc"), ("reusable", "yes")];
     let made = site.post("/keys", &fields).await;
     assert_eq!(made.status, StatusCode::OK, "{}", made.body);
     let secret = between(&made.body, "command secret\">", "<").to_owned();
     assert!(secret.starts_with("tskey-auth-"));
-    assert!(made.body.contains(&format!(
-        "tailscale up --login-server http://192.0.2.1:8080 --auth-key {secret}"
-    )));
+    assert!(
+        made.body.contains(&format!("tailscale up --login-server http://192.0.2.1:8080 --auth-key {secret}"))
+    );
     let again = site.post("/keys", &fields).await;
     assert_eq!(again.status, StatusCode::CONFLICT);
     assert_eq!(site.control.auth_keys().len(), before + 1);
@@ -344,27 +262,10 @@ async fn a_key_is_made_once_per_form_and_shown_once() {
 
     let id = site.control.auth_keys()[0].id;
     let revoked = site.post(&format!("/keys/{id}/revoke"), &[]).await;
-    assert_eq!(
-        revoked.location(),
-        "/keys?done=revoked&show=all",
-        "{}",
-        revoked.body
-    );
-    let bad = site
-        .post(
-            "/keys",
-            &[
-                ("user", "nobody"),
-                ("hours", "24"),
-                ("once", "x"),
-                ("tags", "tag:nope"),
-            ],
-        )
-        .await;
-    assert!(
-        bad.status.is_client_error() && bad.body.contains("tag:nope"),
-        "what was typed is kept"
-    );
+    assert_eq!(revoked.location(), "/keys?done=revoked&show=all", "{}", revoked.body);
+    let bad =
+        site.post("/keys", &[("user", "nobody"), ("hours", "24"), ("once", "x"), ("tags", "tag:nope")]).await;
+    assert!(bad.status.is_client_error() && bad.body.contains("tag:nope"), "what was typed is kept");
 }
 
 #[tokio::test]
@@ -372,77 +273,31 @@ async fn a_policy_is_checked_saved_and_a_lost_race_keeps_the_draft() {
     let site = Site::signed_in().await;
     let version = site.control.policy().version.to_string();
     let text = "// mine\r\n{\"acls\": [{\"action\": \"accept\", \"src\": [\"*\"], \"dst\": [\"*:*\"]}]}\r\n";
-    let checked = site
-        .post(
-            "/access",
-            &[("text", text), ("expect", &version), ("do", "check")],
-        )
-        .await;
+    let checked = site.post("/access", &[("text", text), ("expect", &version), ("do", "check")]).await;
     assert_eq!(checked.status, StatusCode::OK, "{}", checked.body);
-    assert_eq!(
-        site.control.policy().version.to_string(),
-        version,
-        "a check stores nothing"
-    );
+    assert_eq!(site.control.policy().version.to_string(), version, "a check stores nothing");
 
     let broken = site
-        .post(
-            "/access",
-            &[
-                ("text", "{\n  \"acls\": oops\n}"),
-                ("expect", &version),
-                ("do", "save"),
-            ],
-        )
+        .post("/access", &[("text", "{\n  \"acls\": oops\n}"), ("expect", &version), ("do", "save")])
         .await;
     assert_eq!(broken.status, StatusCode::UNPROCESSABLE_ENTITY);
-    assert!(
-        broken.body.contains("<b>2:") && broken.body.contains("<mark>"),
-        "{}",
-        broken.body
-    );
+    assert!(broken.body.contains("<b>2:") && broken.body.contains("<mark>"), "{}", broken.body);
 
-    let saved = site
-        .post(
-            "/access",
-            &[("text", text), ("expect", &version), ("do", "save")],
-        )
-        .await;
+    let saved = site.post("/access", &[("text", text), ("expect", &version), ("do", "save")]).await;
     assert_eq!(saved.location(), "/access?done=saved", "{}", saved.body);
     assert_eq!(site.control.policy().text, text.replace("\r\n", "\n"));
 
     let late = site
-        .post(
-            "/access",
-            &[
-                ("text", "// late\n{\"acls\": []}\n"),
-                ("expect", &version),
-                ("do", "save"),
-            ],
-        )
+        .post("/access", &[("text", "// late\n{\"acls\": []}\n"), ("expect", &version), ("do", "save")])
         .await;
     assert_eq!(late.status, StatusCode::CONFLICT);
     assert!(late.body.contains("stored while you were editing") && late.body.contains("// late"));
     let now = site.control.policy().version;
-    assert!(
-        late.body
-            .contains(&format!("name=\"expect\" value=\"{now}\""))
-    );
-    assert_eq!(
-        site.get(&format!("/access/version/{now}")).await.status,
-        StatusCode::OK
-    );
+    assert!(late.body.contains(&format!("name=\"expect\" value=\"{now}\"")));
+    assert_eq!(site.get(&format!("/access/version/{now}")).await.status, StatusCode::OK);
 
     let stale = site
-        .post(
-            "/access",
-            &[
-                ("form", "old"),
-                ("text", "// kept"),
-                ("expect", &version),
-                ("do", "save"),
-            ],
-        )
+        .post("/access", &[("form", "old"), ("text", "// kept"), ("expect", &version), ("do", "save")])
         .await;
     assert_eq!(stale.status, StatusCode::FORBIDDEN);
     assert!(stale.body.contains("// kept"));
@@ -465,15 +320,9 @@ async fn what_is_not_here_says_so() {
         assert!(answer.body.contains("</html>"), "{path}");
     }
     let big = "x".repeat(70 << 10);
-    assert_eq!(
-        site.post("/people", &[("name", &big)]).await.status,
-        StatusCode::PAYLOAD_TOO_LARGE
-    );
+    assert_eq!(site.post("/people", &[("name", &big)]).await.status, StatusCode::PAYLOAD_TOO_LARGE);
     let put = site.request("PUT", "/").body(Full::default()).unwrap();
-    assert_eq!(
-        site.send(put, info(true)).await.status,
-        StatusCode::METHOD_NOT_ALLOWED
-    );
+    assert_eq!(site.send(put, info(true)).await.status, StatusCode::METHOD_NOT_ALLOWED);
 }
 
 #[tokio::test]
@@ -483,8 +332,5 @@ async fn strangers_see_the_same_for_every_login_id() {
     assert_eq!(page.status, StatusCode::OK);
     assert!(page.body.contains("tsd logins approve 0123456789abcdef"));
     assert!(!page.body.contains("Approve device"));
-    assert_eq!(
-        site.get("/a/%3Cscript%3E").await.status,
-        StatusCode::NOT_FOUND
-    );
+    assert_eq!(site.get("/a/%3Cscript%3E").await.status, StatusCode::NOT_FOUND);
 }

@@ -129,10 +129,7 @@ impl Ui {
             rng: Mutex::new(Rng::from_os()),
             used: Mutex::new(VecDeque::new()),
         }));
-        Self {
-            router: routes::router(shared.clone()),
-            shared,
-        }
+        Self { router: routes::router(shared.clone()), shared }
     }
 
     /// Makes a one-time sign-in link, good for 15 minutes: path and query, to be put behind the
@@ -155,19 +152,9 @@ impl Ui {
     /// Whether a path is the console's.
     #[must_use]
     pub fn owns(path: &str) -> bool {
-        const EXACT: [&str; 8] = [
-            "/",
-            "/login",
-            "/logout",
-            "/devices",
-            "/approvals",
-            "/people",
-            "/keys",
-            "/access",
-        ];
-        const UNDER: [&str; 6] = [
-            "/device/", "/people/", "/keys/", "/access/", "/a/", "/static/",
-        ];
+        const EXACT: [&str; 8] =
+            ["/", "/login", "/logout", "/devices", "/approvals", "/people", "/keys", "/access"];
+        const UNDER: [&str; 6] = ["/device/", "/people/", "/keys/", "/access/", "/a/", "/static/"];
         EXACT.contains(&path) || UNDER.iter().any(|p| path.starts_with(p))
     }
 
@@ -190,10 +177,7 @@ impl Ui {
         let response = tokio::time::timeout(REQUEST_TIME, self.guard(request, info)).await;
         let response = response.unwrap_or_else(|_| Stop::Slow.page(Frame::stranger("Too slow")));
         let (mut parts, body) = response.into_parts();
-        let body = match http_body_util::Limited::new(body, MAX_ANSWER)
-            .collect()
-            .await
-        {
+        let body = match http_body_util::Limited::new(body, MAX_ANSWER).collect().await {
             Ok(body) => body.to_bytes(),
             Err(error) => {
                 tracing::error!(%error, %path, "console: the answer could not be put together");
@@ -264,16 +248,9 @@ impl Ui {
     /// may have been read on its way.
     async fn redirect_to_tls<B>(&self, request: &Request<B>, info: &RequestInfo) -> Response {
         let uri = request.uri();
-        let mut target = uri
-            .path_and_query()
-            .map_or("/", http::uri::PathAndQuery::as_str)
-            .to_owned();
+        let mut target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
         if uri.path() == "/login" {
-            let token = uri
-                .query()
-                .unwrap_or("")
-                .split('&')
-                .find_map(|p| p.strip_prefix("token="));
+            let token = uri.query().unwrap_or("").split('&').find_map(|p| p.strip_prefix("token="));
             if let Some(token) = token {
                 if let Err(error) = self.shared.use_link(token).await {
                     return Stop::Admin(error).page(Frame::stranger("Not done"));
@@ -284,15 +261,10 @@ impl Ui {
         let Some(base) = &info.tls_url else {
             return Stop::Plain.page(Frame::stranger("Open the console by TLS"));
         };
-        let Ok(location) = HeaderValue::try_from(format!("{}{target}", base.trim_end_matches('/')))
-        else {
+        let Ok(location) = HeaderValue::try_from(format!("{}{target}", base.trim_end_matches('/'))) else {
             return Stop::Plain.page(Frame::stranger("Open the console by TLS"));
         };
-        (
-            StatusCode::PERMANENT_REDIRECT,
-            [(header::LOCATION, location)],
-        )
-            .into_response()
+        (StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, location)]).into_response()
     }
 }
 
@@ -318,18 +290,13 @@ fn safety_headers(headers: &mut HeaderMap) {
         ("referrer-policy", "no-referrer"),
         ("cross-origin-opener-policy", "same-origin"),
         ("cross-origin-resource-policy", "same-origin"),
-        (
-            "permissions-policy",
-            "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
-        ),
+        ("permissions-policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
         ("x-frame-options", "DENY"),
     ];
     for (name, value) in FIXED {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    headers
-        .entry(header::CACHE_CONTROL)
-        .or_insert(HeaderValue::from_static("no-store"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 }
 
 impl Shared {

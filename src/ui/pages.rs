@@ -31,18 +31,12 @@ pub(super) struct Notice {
 impl Notice {
     /// Something went well.
     pub(super) fn good(text: impl Into<String>) -> Self {
-        Self {
-            tone: "good",
-            text: text.into(),
-        }
+        Self { tone: "good", text: text.into() }
     }
 
     /// Something was refused; nothing was changed.
     pub(super) fn danger(text: impl Into<String>) -> Self {
-        Self {
-            tone: "danger",
-            text: text.into(),
-        }
+        Self { tone: "danger", text: text.into() }
     }
 }
 
@@ -88,10 +82,7 @@ impl Frame {
     ) -> Self {
         Self {
             room,
-            who: Some((
-                session.signed.from.to_canonical().to_string(),
-                When::new(session.signed.at, now),
-            )),
+            who: Some((session.signed.from.to_canonical().to_string(), When::new(session.signed.at, now))),
             form_token: session.form_token(),
             waiting,
             ..Self::stranger(title)
@@ -175,22 +166,16 @@ pub(super) fn health_sentence(nodes: &[NodeView], waiting: usize, warnings: usiz
 
 /// Key expiries within a week and past, as warnings.
 pub(super) fn expiry_warnings(nodes: &[NodeView], now: DateTime<Utc>) -> Vec<String> {
-    let soon = nodes.iter().filter(|n| {
-        !n.expired
-            && n.expires
-                .is_some_and(|at| at < now + chrono::Duration::days(7))
-    });
+    let soon = nodes
+        .iter()
+        .filter(|n| !n.expired && n.expires.is_some_and(|at| at < now + chrono::Duration::days(7)));
     let mut names: Vec<String> = soon.map(|n| clean(&n.name, 40)).collect();
     if names.is_empty() {
         return Vec::new();
     }
     let total = names.len();
     names.truncate(5);
-    let more = if total > 5 {
-        format!(" and {} more", total - 5)
-    } else {
-        String::new()
-    };
+    let more = if total > 5 { format!(" and {} more", total - 5) } else { String::new() };
     vec![format!(
         "The key of {}{more} expires within a week: log in again on the device (tailscale up --force-reauth).",
         names.join(", ")
@@ -278,11 +263,7 @@ impl KeyRow {
             "revoked" => Mark::new("danger", "revoked", "An admin revoked it"),
             other => Mark::new("quiet", other, ""),
         };
-        let mut kinds = vec![if key.reusable {
-            "reusable"
-        } else {
-            "single use"
-        }];
+        let mut kinds = vec![if key.reusable { "reusable" } else { "single use" }];
         if key.ephemeral {
             kinds.push("ephemeral");
         }
@@ -291,12 +272,7 @@ impl KeyRow {
             mark,
             user: clean(&key.user, 80),
             kinds,
-            tags: key
-                .tags
-                .iter()
-                .take(8)
-                .map(|t| clean(t.as_str(), 40))
-                .collect(),
+            tags: key.tags.iter().take(8).map(|t| clean(t.as_str(), 40)).collect(),
             uses: key.uses,
             created: When::new(key.created, now),
             expires: When::new(key.expires, now),
@@ -316,13 +292,8 @@ pub(super) struct KeyForm {
 }
 
 /// Lifetimes to choose from: hours and words. 90 days is the most a key may live.
-pub(super) const LIFETIMES: [(&str, &str); 5] = [
-    ("1", "1 hour"),
-    ("24", "24 hours"),
-    ("168", "7 days"),
-    ("720", "30 days"),
-    ("2160", "90 days"),
-];
+pub(super) const LIFETIMES: [(&str, &str); 5] =
+    [("1", "1 hour"), ("24", "24 hours"), ("168", "7 days"), ("720", "30 days"), ("2160", "90 days")];
 
 /// Keys.
 #[derive(Template)]
@@ -356,11 +327,7 @@ impl Keys {
                 0 => "No key can be used now.".to_owned(),
                 n => format!("{} can be used now.", count(n, "key")),
             },
-            rows: shown
-                .iter()
-                .take(200)
-                .map(|k| KeyRow::new(k, now))
-                .collect(),
+            rows: shown.iter().take(200).map(|k| KeyRow::new(k, now)).collect(),
             more: keys.len().saturating_sub(shown.len().min(200)),
             users: user_names(users),
             form,

@@ -3,9 +3,7 @@
 
 use askama::Template;
 use axum::Router;
-use axum::extract::{
-    DefaultBodyLimit, Form, FromRequest, FromRequestParts, Path, Query, Request, State,
-};
+use axum::extract::{DefaultBodyLimit, Form, FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use chrono::{DateTime, Utc};
@@ -15,8 +13,7 @@ use serde::Deserialize;
 
 use super::device_pages::{Approvals, Device, DeviceFilter, Devices, node_argument};
 use super::pages::{
-    Confirm, Frame, Login, Message, Notice, Room, Start, expiry_warnings, health_sentence,
-    user_names,
+    Confirm, Frame, Login, Message, Notice, Room, Start, expiry_warnings, health_sentence, user_names,
 };
 use super::session::{Session, clear_cookie};
 use super::text::{clean, shell};
@@ -47,20 +44,12 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/device/{id}/remove", get(confirm_remove).post(remove))
         .route("/approvals", get(approvals))
         .route("/a/{id}", get(login_request).post(decide))
-        .route(
-            "/people",
-            get(key_routes::people).post(key_routes::make_user),
-        )
+        .route("/people", get(key_routes::people).post(key_routes::make_user))
         .route("/people/{id}/rename", post(key_routes::rename_user))
         .route("/people/{id}/delete", post(key_routes::delete_user))
         .route("/keys", get(key_routes::keys).post(key_routes::make_key))
         .route("/keys/{id}/revoke", post(key_routes::revoke_key))
-        .route(
-            "/access",
-            get(access::editor)
-                .post(access::submit)
-                .layer(DefaultBodyLimit::max(POLICY_LIMIT)),
-        )
+        .route("/access", get(access::editor).post(access::submit).layer(DefaultBodyLimit::max(POLICY_LIMIT)))
         .route("/access/version/{version}", get(access::version))
         .fallback(|| async { Stop::Missing })
         .method_not_allowed_fallback(|| async { Stop::Missing })
@@ -89,16 +78,8 @@ impl FromRequestParts<Shared> for Caller {
     type Rejection = Stop;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Stop> {
-        let session = parts
-            .extensions
-            .get::<Session>()
-            .cloned()
-            .ok_or(Stop::Ended)?;
-        Ok(Self {
-            session,
-            shared: shared.clone(),
-            now: Now::read().wall,
-        })
+        let session = parts.extensions.get::<Session>().cloned().ok_or(Stop::Ended)?;
+        Ok(Self { session, shared: shared.clone(), now: Now::read().wall })
     }
 }
 
@@ -131,17 +112,11 @@ pub(super) struct Fields(Vec<(String, String)>);
 impl Fields {
     /// The first field of that name, or nothing.
     pub(super) fn one(&self, name: &str) -> &str {
-        self.0
-            .iter()
-            .find(|(n, _)| n == name)
-            .map_or("", |(_, v)| v)
+        self.0.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v)
     }
 
     fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0
-            .iter()
-            .filter(move |(n, _)| n == name)
-            .map(|(_, v)| v.as_str())
+        self.0.iter().filter(move |(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 }
 
@@ -149,14 +124,8 @@ impl FromRequest<Shared> for Fields {
     type Rejection = Stop;
 
     async fn from_request(request: Request, shared: &Shared) -> Result<Self, Stop> {
-        let session = request
-            .extensions()
-            .get::<Session>()
-            .cloned()
-            .ok_or(Stop::Ended)?;
-        let (fields, good) = Unchecked::from_request(request, shared)
-            .await?
-            .check(&session);
+        let session = request.extensions().get::<Session>().cloned().ok_or(Stop::Ended)?;
+        let (fields, good) = Unchecked::from_request(request, shared).await?.check(&session);
         if good { Ok(fields) } else { Err(Stop::Token) }
     }
 }
@@ -186,10 +155,7 @@ pub(super) fn page_with(status: StatusCode, template: &impl Template) -> Reply {
 
 /// Whether a refusal is the typist's to mend: then the form is shown again with what was typed.
 pub(super) fn mendable(error: &AdminError) -> bool {
-    matches!(
-        error,
-        AdminError::Invalid(_) | AdminError::Conflict(_) | AdminError::NotFound(_)
-    )
+    matches!(error, AdminError::Invalid(_) | AdminError::Conflict(_) | AdminError::NotFound(_))
 }
 
 async fn start(caller: Caller) -> Reply {
@@ -198,22 +164,14 @@ async fn start(caller: Caller) -> Reply {
     let status = caller.shared.status();
     let mut warnings = status.warnings();
     warnings.extend(expiry_warnings(&nodes, caller.now));
-    let usable = control
-        .auth_keys()
-        .iter()
-        .filter(|k| k.state == "usable")
-        .count();
+    let usable = control.auth_keys().iter().filter(|k| k.state == "usable").count();
     page(&Start {
         healthy: warnings.is_empty(),
         sentence: health_sentence(&nodes, logins.len(), warnings.len()),
         warnings: warnings.iter().map(|w| clean(w, 600)).collect(),
         facts: status.facts(),
         counts: vec![
-            (
-                nodes.iter().filter(|n| n.online).count(),
-                "devices online",
-                "/devices?state=online",
-            ),
+            (nodes.iter().filter(|n| n.online).count(), "devices online", "/devices?state=online"),
             (nodes.len(), "devices in all", "/devices"),
             (logins.len(), "waiting", "/approvals"),
             (users.len(), "people", "/people"),
@@ -231,9 +189,7 @@ async fn login_page(State(shared): State<Shared>, Query(asked): Query<Asked>) ->
     let token = match asked.token {
         Some(token) if shared.link_is_good(&token).await? => Some(token),
         Some(_) => {
-            frame.notice = Some(Notice::danger(
-                "This link was used already or has lapsed. Make a new one.",
-            ));
+            frame.notice = Some(Notice::danger("This link was used already or has lapsed. Make a new one."));
             None
         }
         None => None,
@@ -247,16 +203,11 @@ async fn login_page(State(shared): State<Shared>, Query(asked): Query<Asked>) ->
 }
 
 async fn login(State(shared): State<Shared>, request: Request) -> Reply {
-    let info = request
-        .extensions()
-        .get::<RequestInfo>()
-        .cloned()
-        .ok_or(Stop::Ended)?;
+    let info = request.extensions().get::<RequestInfo>().cloned().ok_or(Stop::Ended)?;
     let fields = Fields(Unchecked::from_request(request, &shared).await?.0);
     if !shared.use_link(fields.one("token")).await? {
-        let frame = Frame::stranger("Sign in to tsd").notice(Some(Notice::danger(
-            "This link was used already or has lapsed. Make a new one.",
-        )));
+        let frame = Frame::stranger("Sign in to tsd")
+            .notice(Some(Notice::danger("This link was used already or has lapsed. Make a new one.")));
         return page_with(StatusCode::FORBIDDEN, &Login { frame, token: None });
     }
     let cookie = shared.start_session(info.remote.ip()).await?;
@@ -284,30 +235,17 @@ async fn devices(caller: Caller, Query(asked): Query<Asked>) -> Reply {
         state: asked.state.unwrap_or_default(),
         page: asked.page.and_then(|p| p.parse().ok()).unwrap_or(1),
     };
-    let frame = caller
-        .frame(Room::Devices, "Devices")
-        .command("tsd nodes list")
-        .notice(done(asked.done.as_deref()));
+    let frame =
+        caller.frame(Room::Devices, "Devices").command("tsd nodes list").notice(done(asked.done.as_deref()));
     let nodes = caller.shared.control().nodes();
-    page(&Devices::new(
-        frame,
-        &nodes,
-        &filter,
-        &caller.shared.status().join_url(),
-        caller.now,
-    ))
+    page(&Devices::new(frame, &nodes, &filter, &caller.shared.status().join_url(), caller.now))
 }
 
 /// A node by its id, and only by that: the service would take `7` for a device *named* 7 first, and
 /// names are the devices' to choose.
 fn find(caller: &Caller, id: &str) -> Result<NodeView, Stop> {
     let id: u64 = id.parse().map_err(|_| Stop::Missing)?;
-    let node = caller
-        .shared
-        .control()
-        .nodes()
-        .into_iter()
-        .find(|n| n.id.0 == id);
+    let node = caller.shared.control().nodes().into_iter().find(|n| n.id.0 == id);
     node.ok_or_else(|| {
         let text = format!("There is no device {id}: it was removed. Devices shows all there are.");
         AdminError::NotFound(text).into()
@@ -343,11 +281,7 @@ fn device_outcome(
     match outcome {
         Ok(_) => Ok(redirect(&format!("/device/{}?done={code}", node.id))),
         Err(error) if mendable(&error) => {
-            let mut again = device_page(
-                caller,
-                node,
-                Some(Notice::danger(clean(&error.to_string(), 600))),
-            );
+            let mut again = device_page(caller, node, Some(Notice::danger(clean(&error.to_string(), 600))));
             keep(&mut again);
             page_with(Stop::Admin(error).status(), &again)
         }
@@ -358,27 +292,15 @@ fn device_outcome(
 async fn rename(caller: Caller, Path(id): Path<String>, fields: Fields) -> Reply {
     let node = find(&caller, &id)?;
     let name = fields.one("name").trim();
-    let outcome = caller
-        .shared
-        .control()
-        .rename_node(&caller.actor(), &handle(&node), name)
-        .await;
-    device_outcome(&caller, &node, "renamed", outcome, |d| {
-        d.name_field = clean(name, 200)
-    })
+    let outcome = caller.shared.control().rename_node(&caller.actor(), &handle(&node), name).await;
+    device_outcome(&caller, &node, "renamed", outcome, |d| d.name_field = clean(name, 200))
 }
 
 /// Tags as typed: separated by spaces or commas, with or without prefix.
 pub(super) fn parse_tags(text: &str) -> Result<Vec<Tag>, AdminError> {
     text.split(|c: char| c.is_whitespace() || c == ',')
         .filter(|t| !t.is_empty())
-        .map(|t| {
-            if t.starts_with("tag:") {
-                Tag::parse(t)
-            } else {
-                Tag::parse(&format!("tag:{t}"))
-            }
-        })
+        .map(|t| if t.starts_with("tag:") { Tag::parse(t) } else { Tag::parse(&format!("tag:{t}")) })
         .collect::<Result<_, _>>()
         .map_err(|e| AdminError::Invalid(e.to_string()))
 }
@@ -387,18 +309,10 @@ async fn tags(caller: Caller, Path(id): Path<String>, fields: Fields) -> Reply {
     let node = find(&caller, &id)?;
     let typed = fields.one("tags");
     let outcome = match parse_tags(typed) {
-        Ok(tags) => {
-            caller
-                .shared
-                .control()
-                .tag_node(&caller.actor(), &handle(&node), &tags)
-                .await
-        }
+        Ok(tags) => caller.shared.control().tag_node(&caller.actor(), &handle(&node), &tags).await,
         Err(error) => Err(error),
     };
-    device_outcome(&caller, &node, "tagged", outcome, |d| {
-        d.tags_field = clean(typed, 4000)
-    })
+    device_outcome(&caller, &node, "tagged", outcome, |d| d.tags_field = clean(typed, 4000))
 }
 
 async fn approve_routes(caller: Caller, Path(id): Path<String>, fields: Fields) -> Reply {
@@ -410,21 +324,14 @@ async fn approve_routes(caller: Caller, Path(id): Path<String>, fields: Fields) 
         };
         routes.push(route);
     }
-    let outcome = caller
-        .shared
-        .control()
-        .approve_routes(&caller.actor(), &handle(&node), Some(&routes))
-        .await;
+    let outcome =
+        caller.shared.control().approve_routes(&caller.actor(), &handle(&node), Some(&routes)).await;
     device_outcome(&caller, &node, "routes", outcome, |_| ())
 }
 
 async fn expire(caller: Caller, Path(id): Path<String>, _fields: Fields) -> Reply {
     let node = find(&caller, &id)?;
-    let outcome = caller
-        .shared
-        .control()
-        .expire_node(&caller.actor(), &handle(&node))
-        .await;
+    let outcome = caller.shared.control().expire_node(&caller.actor(), &handle(&node)).await;
     device_outcome(&caller, &node, "expired", outcome, |_| ())
 }
 
@@ -464,11 +371,7 @@ async fn remove(caller: Caller, Path(id): Path<String>, fields: Fields) -> Reply
         )));
         return page_with(StatusCode::UNPROCESSABLE_ENTITY, &again);
     }
-    caller
-        .shared
-        .control()
-        .delete_node(&caller.actor(), &handle(&node))
-        .await?;
+    caller.shared.control().delete_node(&caller.actor(), &handle(&node)).await?;
     Ok(redirect("/devices?done=removed"))
 }
 
@@ -478,31 +381,19 @@ async fn approvals(caller: Caller, Query(asked): Query<Asked>) -> Reply {
         .command("tsd logins list")
         .notice(done(asked.done.as_deref()));
     let control = caller.shared.control();
-    page(&Approvals::new(
-        frame,
-        &control.logins(),
-        &control.nodes(),
-        &control.users(),
-        caller.now,
-    ))
+    page(&Approvals::new(frame, &control.logins(), &control.nodes(), &control.users(), caller.now))
 }
 
 /// Whether a text can be a login's id at all; others get no page.
 fn login_id(id: &str) -> Result<&str, Stop> {
     let fits = !id.is_empty()
         && id.len() <= 64
-        && id
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        && id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
     if fits { Ok(id) } else { Err(Stop::Missing) }
 }
 
 /// The AuthURL (control.md 4.2). A stranger learns nothing, not even whether the login exists.
-async fn login_request(
-    State(shared): State<Shared>,
-    Path(id): Path<String>,
-    request: Request,
-) -> Reply {
+async fn login_request(State(shared): State<Shared>, Path(id): Path<String>, request: Request) -> Reply {
     let id = login_id(&id)?;
     let Some(session) = request.extensions().get::<Session>().cloned() else {
         return page(&Message {
@@ -513,11 +404,7 @@ async fn login_request(
             code: 200,
         });
     };
-    let caller = Caller {
-        session,
-        shared,
-        now: Now::read().wall,
-    };
+    let caller = Caller { session, shared, now: Now::read().wall };
     let control = caller.shared.control();
     let frame = caller
         .frame(Room::Approvals, "Let this device in?")
@@ -542,9 +429,7 @@ async fn decide(caller: Caller, Path(id): Path<String>, fields: Fields) -> Reply
     let control = caller.shared.control();
     match fields.one("decision") {
         "approve" => {
-            let node = control
-                .approve_login(&caller.actor(), id, Some(fields.one("user")))
-                .await?;
+            let node = control.approve_login(&caller.actor(), id, Some(fields.one("user"))).await?;
             Ok(redirect(&format!("/device/{}?done=approved", node.id)))
         }
         "reject" => {

@@ -55,10 +55,7 @@ impl Session {
 
     #[cfg(test)]
     pub(super) fn for_test(secret: [u8; 32], from: IpAddr, at: DateTime<Utc>) -> Self {
-        Self {
-            secret,
-            signed: SignedIn { from, at },
-        }
+        Self { secret, signed: SignedIn { from, at } }
     }
 }
 
@@ -138,9 +135,7 @@ impl Shared {
     pub(super) async fn make_link(&self, lifetime: chrono::Duration) -> Result<String, AdminError> {
         let secret = self.random();
         let expires = Now::read().wall + lifetime;
-        self.control()
-            .put_secret(LINK, sha256(&secret), "", expires)
-            .await?;
+        self.control().put_secret(LINK, sha256(&secret), "", expires).await?;
         Ok(format!("/login?token={}", hex::encode(secret)))
     }
 
@@ -149,11 +144,7 @@ impl Shared {
         let Some(secret) = parse_secret(token) else {
             return Ok(false);
         };
-        Ok(self
-            .control()
-            .secret(LINK, sha256(&secret))
-            .await?
-            .is_some())
+        Ok(self.control().secret(LINK, sha256(&secret)).await?.is_some())
     }
 
     /// Uses a one-time token up; whether it was good.
@@ -161,11 +152,7 @@ impl Shared {
         let Some(secret) = parse_secret(token) else {
             return Ok(false);
         };
-        Ok(self
-            .control()
-            .take_secret(LINK, sha256(&secret))
-            .await?
-            .is_some())
+        Ok(self.control().take_secret(LINK, sha256(&secret)).await?.is_some())
     }
 
     /// Starts a session for a browser at `from`; gives the Set-Cookie text.
@@ -175,9 +162,7 @@ impl Shared {
         let value = serde_json::to_string(&SignedIn { from, at })
             .map_err(|e| AdminError::Internal(format!("cannot write the session: {e}")))?;
         let expires = at + chrono::Duration::hours(SESSION_HOURS);
-        self.control()
-            .put_secret(SESSION, sha256(&secret), &value, expires)
-            .await?;
+        self.control().put_secret(SESSION, sha256(&secret), &value, expires).await?;
         Ok(set_cookie(&secret))
     }
 
@@ -189,17 +174,12 @@ impl Shared {
         let Some(value) = self.control().secret(SESSION, sha256(&secret)).await? else {
             return Ok(None);
         };
-        Ok(serde_json::from_str(&value)
-            .ok()
-            .map(|signed| Session { secret, signed }))
+        Ok(serde_json::from_str(&value).ok().map(|signed| Session { secret, signed }))
     }
 
     /// Ends a session.
     pub(super) async fn end_session(&self, session: &Session) -> Result<(), AdminError> {
-        self.control()
-            .take_secret(SESSION, sha256(&session.secret))
-            .await
-            .map(|_| ())
+        self.control().take_secret(SESSION, sha256(&session.secret)).await.map(|_| ())
     }
 }
 
@@ -230,13 +210,7 @@ mod tests {
     #[test]
     fn the_cookie_carries_every_guard() {
         let text = set_cookie(&[7; 32]);
-        for part in [
-            "__Host-tsd=",
-            "; Secure",
-            "; HttpOnly",
-            "; SameSite=Strict",
-            "; Path=/",
-        ] {
+        for part in ["__Host-tsd=", "; Secure", "; HttpOnly", "; SameSite=Strict", "; Path=/"] {
             assert!(text.contains(part), "{text}");
         }
         assert!(!text.contains("Domain"));
@@ -249,28 +223,16 @@ mod tests {
             (vec![("sec-fetch-site", "same-origin")], true),
             (vec![("sec-fetch-site", "cross-site")], false),
             (vec![("sec-fetch-site", "same-site")], false),
-            (
-                vec![
-                    ("sec-fetch-site", "cross-site"),
-                    ("origin", "https://tsd.example:8443"),
-                ],
-                false,
-            ),
+            (vec![("sec-fetch-site", "cross-site"), ("origin", "https://tsd.example:8443")], false),
             (vec![("origin", "https://tsd.example:8443")], true),
             (vec![("origin", "https://evil.example")], false),
-            (
-                vec![("origin", "https://tsd.example:8443.evil.example")],
-                false,
-            ),
+            (vec![("origin", "https://tsd.example:8443.evil.example")], false),
             (vec![("origin", "null")], true),
             (vec![], true),
         ] {
             assert_eq!(same_origin(&headers(&pairs), host), good, "{pairs:?}");
         }
-        assert!(!same_origin(
-            &headers(&[("origin", "https://tsd.example")]),
-            None
-        ));
+        assert!(!same_origin(&headers(&[("origin", "https://tsd.example")]), None));
     }
 
     #[test]

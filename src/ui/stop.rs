@@ -39,9 +39,7 @@ impl From<AdminError> for Stop {
 
 impl From<askama::Error> for Stop {
     fn from(error: askama::Error) -> Self {
-        Self::Admin(AdminError::Internal(format!(
-            "a page could not be written: {error}"
-        )))
+        Self::Admin(AdminError::Internal(format!("a page could not be written: {error}")))
     }
 }
 
@@ -58,12 +56,8 @@ impl Stop {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Admin(AdminError::NotFound(_)) | Self::Missing => StatusCode::NOT_FOUND,
-            Self::Admin(AdminError::Invalid(_) | AdminError::Policy(_)) => {
-                StatusCode::UNPROCESSABLE_ENTITY
-            }
-            Self::Admin(AdminError::Conflict(_) | AdminError::NeedsConfirmation(_)) => {
-                StatusCode::CONFLICT
-            }
+            Self::Admin(AdminError::Invalid(_) | AdminError::Policy(_)) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Admin(AdminError::Conflict(_) | AdminError::NeedsConfirmation(_)) => StatusCode::CONFLICT,
             Self::Admin(AdminError::Internal(_)) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Token | Self::Origin | Self::Plain => StatusCode::FORBIDDEN,
             Self::Ended => StatusCode::UNAUTHORIZED,

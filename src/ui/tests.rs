@@ -25,11 +25,7 @@ fn now() -> DateTime<Utc> {
 }
 
 fn session() -> Session {
-    Session::for_test(
-        [9; 32],
-        IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)),
-        now() - Duration::minutes(12),
-    )
+    Session::for_test([9; 32], IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)), now() - Duration::minutes(12))
 }
 
 fn frame(room: Room, title: &str) -> Frame {
@@ -58,34 +54,19 @@ fn node(id: u8, name: &str, hostname: &str) -> NodeView {
         advertised_routes: Vec::new(),
         approved_routes: Vec::new(),
         home_derp: 900,
-        endpoints: vec![
-            "203.0.113.9:41641".parse().unwrap(),
-            "[2001:db8::9]:41641".parse().unwrap(),
-        ],
+        endpoints: vec!["203.0.113.9:41641".parse().unwrap(), "[2001:db8::9]:41641".parse().unwrap()],
         key: NodePrivate::generate(&mut rng).public(),
         machine: MachinePrivate::generate(&mut rng).public(),
     }
 }
 
 fn nodes() -> Vec<NodeView> {
-    let names = [
-        "laptop", "phone", "db-1", "nas", "build-7", "tv", "gateway", "old-mac",
-    ];
-    let mut out: Vec<NodeView> = names
-        .iter()
-        .zip(1..)
-        .map(|(n, id)| node(id, n, n))
-        .collect();
+    let names = ["laptop", "phone", "db-1", "nas", "build-7", "tv", "gateway", "old-mac"];
+    let mut out: Vec<NodeView> = names.iter().zip(1..).map(|(n, id)| node(id, n, n)).collect();
     out[2].user = None;
-    out[2].tags = vec![
-        Tag::parse("tag:db").unwrap(),
-        Tag::parse("tag:prod").unwrap(),
-    ];
+    out[2].tags = vec![Tag::parse("tag:db").unwrap(), Tag::parse("tag:prod").unwrap()];
     out[4].ephemeral = true;
-    out[6].advertised_routes = vec![
-        "192.168.1.0/24".parse().unwrap(),
-        "0.0.0.0/0".parse().unwrap(),
-    ];
+    out[6].advertised_routes = vec!["192.168.1.0/24".parse().unwrap(), "0.0.0.0/0".parse().unwrap()];
     out[6].approved_routes = vec!["10.9.0.0/16".parse().unwrap(), "0.0.0.0/0".parse().unwrap()];
     out[7].expired = true;
     out[7].online = false;
@@ -100,9 +81,7 @@ fn hostile_node() -> NodeView {
     out.version = EVIL.into();
     out.user = Some(EVIL.into());
     out.fqdn = EVIL.into();
-    out.tags = (0..200)
-        .map(|n| Tag::parse(&format!("tag:t{n}")).unwrap())
-        .collect();
+    out.tags = (0..200).map(|n| Tag::parse(&format!("tag:t{n}")).unwrap()).collect();
     out
 }
 
@@ -119,20 +98,11 @@ fn login(hostname: &str, os: &str) -> LoginView {
 }
 
 fn user(id: u64, name: &str, nodes: usize) -> UserView {
-    UserView {
-        id: UserId(id),
-        name: name.into(),
-        created: now() - Duration::days(40),
-        nodes,
-    }
+    UserView { id: UserId(id), name: name.into(), created: now() - Duration::days(40), nodes }
 }
 
 fn users() -> Vec<UserView> {
-    vec![
-        user(1, "alice", 6),
-        user(2, "bob@example.com", 1),
-        user(3, "guest", 0),
-    ]
+    vec![user(1, "alice", 6), user(2, "bob@example.com", 1), user(3, "guest", 0)]
 }
 
 fn key(id: u64, state: &'static str) -> AuthKeyView {
@@ -141,11 +111,7 @@ fn key(id: u64, state: &'static str) -> AuthKeyView {
         user: "alice".into(),
         reusable: id == 2,
         ephemeral: id == 2,
-        tags: if id == 2 {
-            vec![Tag::parse("tag:ci").unwrap()]
-        } else {
-            Vec::new()
-        },
+        tags: if id == 2 { vec![Tag::parse("tag:ci").unwrap()] } else { Vec::new() },
         created: now() - Duration::hours(3),
         expires: now() + Duration::hours(21),
         state,
@@ -165,16 +131,8 @@ fn policy(version: u64, text: &str) -> PolicyVersion {
 const POLICY: &str = "// Who reaches whom.\n{\n  \"groups\": { \"group:dev\": [\"alice@\", \"bob@example.com\"] },\n  \"tagOwners\": { \"tag:db\": [\"group:dev\"] },\n  \"acls\": [\n    { \"action\": \"accept\", \"src\": [\"group:dev\"], \"dst\": [\"tag:db:5432\"] },\n    { \"action\": \"accept\", \"src\": [\"autogroup:member\"], \"dst\": [\"autogroup:self:*\"] },\n  ],\n}\n";
 
 fn access(text: &str) -> Access {
-    let history = vec![
-        VersionRow::new(&policy(2, ""), now()),
-        VersionRow::new(&policy(1, ""), now()),
-    ];
-    Access::new(
-        frame(Room::Access, "Access"),
-        &policy(2, POLICY),
-        text.into(),
-        history,
-    )
+    let history = vec![VersionRow::new(&policy(2, ""), now()), VersionRow::new(&policy(1, ""), now())];
+    Access::new(frame(Room::Access, "Access"), &policy(2, POLICY), text.into(), history)
 }
 
 fn fault(line: u32, column: u32) -> PolicyError {
@@ -194,10 +152,7 @@ fn start(nodes: &[NodeView], users: &[UserView], warnings: Vec<String>) -> Start
         warnings,
         facts: vec![
             ("Address".into(), "https://203.0.113.5:443".into()),
-            (
-                "Certificate".into(),
-                "self-signed, sha256 5f:0c:9a:77:…:31".into(),
-            ),
+            ("Certificate".into(), "self-signed, sha256 5f:0c:9a:77:…:31".into()),
             ("State".into(), "/var/lib/tsd".into()),
             ("Running".into(), "3 days".into()),
         ],
@@ -219,10 +174,7 @@ fn confirm() -> Confirm {
     Confirm {
         frame: frame(Room::Devices, "Remove db-1"),
         sentence: "This cannot be undone.".into(),
-        consequences: vec![
-            "db-1 loses its connections at once.".into(),
-            "Its addresses become free.".into(),
-        ],
+        consequences: vec!["db-1 loses its connections at once.".into(), "Its addresses become free.".into()],
         action: "/device/3/remove".into(),
         button: "Remove device",
         type_this: "db-1".into(),
@@ -231,11 +183,8 @@ fn confirm() -> Confirm {
 }
 
 fn diff() -> AccessDiff {
-    let change = |from, to, what: &str| AccessChange {
-        from: NodeId(from),
-        to: NodeId(to),
-        what: what.into(),
-    };
+    let change =
+        |from, to, what: &str| AccessChange { from: NodeId(from), to: NodeId(to), what: what.into() };
     AccessDiff {
         gained: vec![change(2, 3, "tcp 443")],
         lost: vec![change(1, 3, "tcp 22, 5432"), change(5, 3, "all ports")],
@@ -256,8 +205,7 @@ fn message(code: u16) -> Message {
 
 fn device(node: &NodeView) -> String {
     Device::new(
-        frame(Room::Devices, &node.name)
-            .notice(Some(Notice::good("Renamed. The new name is in force."))),
+        frame(Room::Devices, &node.name).notice(Some(Notice::good("Renamed. The new name is in force."))),
         node,
         now(),
     )
@@ -266,52 +214,22 @@ fn device(node: &NodeView) -> String {
 }
 
 fn devices(nodes: &[NodeView], filter: &DeviceFilter) -> String {
-    Devices::new(
-        frame(Room::Devices, "Devices"),
-        nodes,
-        filter,
-        "http://203.0.113.5:8080",
-        now(),
-    )
-    .render()
-    .unwrap()
+    Devices::new(frame(Room::Devices, "Devices"), nodes, filter, "http://203.0.113.5:8080", now())
+        .render()
+        .unwrap()
 }
 
 fn approvals(logins: &[LoginView], nodes: &[NodeView]) -> String {
-    Approvals::new(
-        frame(Room::Approvals, "Approvals"),
-        logins,
-        nodes,
-        &users(),
-        now(),
-    )
-    .render()
-    .unwrap()
+    Approvals::new(frame(Room::Approvals, "Approvals"), logins, nodes, &users(), now()).render().unwrap()
 }
 
 fn keys(list: &[AuthKeyView]) -> String {
-    let form = KeyForm {
-        user: "bob@example.com".into(),
-        hours: "24".into(),
-        ..KeyForm::default()
-    };
-    Keys::new(
-        frame(Room::Keys, "Keys"),
-        list,
-        &users(),
-        form,
-        "0".into(),
-        true,
-        now(),
-    )
-    .render()
-    .unwrap()
+    let form = KeyForm { user: "bob@example.com".into(), hours: "24".into(), ..KeyForm::default() };
+    Keys::new(frame(Room::Keys, "Keys"), list, &users(), form, "0".into(), true, now()).render().unwrap()
 }
 
 fn people(users: &[UserView]) -> String {
-    People::new(frame(Room::People, "People"), users, now())
-        .render()
-        .unwrap()
+    People::new(frame(Room::People, "People"), users, now()).render().unwrap()
 }
 
 /// All pages with the data people have.
@@ -336,10 +254,7 @@ fn all_pages() -> Vec<(&'static str, String)> {
         current: false,
         since: difference(POLICY, &POLICY.replace("5432", "443")),
     };
-    let logins = [
-        login("alices-new-laptop", "macOS"),
-        login("DESKTOP-8F2K1", "windows"),
-    ];
+    let logins = [login("alices-new-laptop", "macOS"), login("DESKTOP-8F2K1", "windows")];
     vec![
         ("login", Login { frame: Frame::stranger("Sign in to tsd"), token: None }.render().unwrap()),
         ("login-token", Login { frame: Frame::stranger("Sign in to tsd"), token: Some("ab".into()) }.render().unwrap()),
@@ -376,11 +291,7 @@ fn every_page_is_small_closed_and_from_here_only() {
             "{name}"
         );
         assert!(html.trim_end().ends_with("</html>"), "{name}");
-        for form in html
-            .split("<form")
-            .skip(1)
-            .filter(|f| f.contains("method=\"post\""))
-        {
+        for form in html.split("<form").skip(1).filter(|f| f.contains("method=\"post\"")) {
             let form = form.split("</form>").next().unwrap();
             assert!(
                 form.contains("name=\"form\" value=\"") || form.contains("action=\"/login\""),
@@ -402,39 +313,21 @@ fn hostile_text_stays_text() {
     let mut text = access(EVIL);
     text.faults = faults(
         EVIL,
-        &[PolicyError {
-            code: "syntax",
-            line: 1,
-            column: 4,
-            message: EVIL.into(),
-            hint: EVIL.into(),
-        }],
+        &[PolicyError { code: "syntax", line: 1, column: 4, message: EVIL.into(), hint: EVIL.into() }],
     );
     text.race = Some(difference("a", EVIL));
     let pages = [
-        devices(
-            &[hostile_node()],
-            &DeviceFilter {
-                q: EVIL.into(),
-                state: EVIL.into(),
-                page: 9,
-            },
-        ),
+        devices(&[hostile_node()], &DeviceFilter { q: EVIL.into(), state: EVIL.into(), page: 9 }),
         devices(&[hostile_node()], &DeviceFilter::default()),
         device(&hostile_node()),
         approvals(&logins, &[hostile_node()]),
-        Approvals::one(frame(Room::Approvals, "x"), &logins[0], &evil_users, now())
-            .render()
-            .unwrap(),
+        Approvals::one(frame(Room::Approvals, "x"), &logins[0], &evil_users, now()).render().unwrap(),
         people(&evil_users),
         keys(&[evil_key]),
         text.render().unwrap(),
     ];
     for html in pages {
-        assert!(
-            !html.contains("<script") && !html.contains("<img src=x"),
-            "{html}"
-        );
+        assert!(!html.contains("<script") && !html.contains("<img src=x"), "{html}");
     }
     // Direction marks are dropped wherever text is shown; the policy's own text is kept as it is.
     assert!(!device(&hostile_node()).contains('\u{202e}'));
@@ -452,18 +345,8 @@ fn a_textarea_cannot_be_closed_and_keeps_its_first_line() {
 #[test]
 fn filters_find_by_name_address_tag_and_state_and_pages_hold_fifty() {
     let rows = |q: &str, state: &str| {
-        let filter = DeviceFilter {
-            q: q.into(),
-            state: state.into(),
-            page: 1,
-        };
-        let page = Devices::new(
-            frame(Room::Devices, "Devices"),
-            &nodes(),
-            &filter,
-            "",
-            now(),
-        );
+        let filter = DeviceFilter { q: q.into(), state: state.into(), page: 1 };
+        let page = Devices::new(frame(Room::Devices, "Devices"), &nodes(), &filter, "", now());
         page.rows.iter().map(|r| r.name.clone()).collect::<Vec<_>>()
     };
     assert_eq!(rows("100.64.0.3", ""), ["db-1"]);
@@ -471,35 +354,14 @@ fn filters_find_by_name_address_tag_and_state_and_pages_hold_fifty() {
     assert_eq!(rows("", "expired"), ["old-mac"]);
     assert_eq!(rows("", "routes"), ["gateway"]);
     assert_eq!(rows("nothing", ""), Vec::<String>::new());
-    let many: Vec<NodeView> = (1..=120)
-        .map(|n| node(n, &format!("n{n:03}"), "x"))
-        .collect();
+    let many: Vec<NodeView> = (1..=120).map(|n| node(n, &format!("n{n:03}"), "x")).collect();
     let at = |page| {
-        let filter = DeviceFilter {
-            page,
-            ..DeviceFilter::default()
-        };
+        let filter = DeviceFilter { page, ..DeviceFilter::default() };
         let page = Devices::new(frame(Room::Devices, "Devices"), &many, &filter, "", now());
         (page.rows.len(), page.range, page.previous, page.next)
     };
-    assert_eq!(
-        at(1),
-        (
-            50,
-            "1–50 of 120".into(),
-            None,
-            Some("/devices?page=2".into())
-        )
-    );
-    assert_eq!(
-        at(99),
-        (
-            20,
-            "101–120 of 120".into(),
-            Some("/devices?page=2".into()),
-            None
-        )
-    );
+    assert_eq!(at(1), (50, "1–50 of 120".into(), None, Some("/devices?page=2".into())));
+    assert_eq!(at(99), (20, "101–120 of 120".into(), Some("/devices?page=2".into()), None));
 }
 
 #[test]
@@ -509,19 +371,13 @@ fn the_sentence_names_what_matters() {
         "8 devices, 6 online; 1 waits for approval. Nothing needs attention."
     );
     let warnings = expiry_warnings(&nodes(), now());
-    assert!(
-        warnings[0].contains("phone") && !warnings[0].contains("old-mac"),
-        "{warnings:?}"
-    );
+    assert!(warnings[0].contains("phone") && !warnings[0].contains("old-mac"), "{warnings:?}");
 }
 
 #[test]
 fn losses_are_counted_past_what_is_shown() {
     let view = DiffView::new(&diff(), &nodes());
-    assert_eq!(
-        view.sentence,
-        "12 pairs of devices lose access; 1 pair of devices gains some."
-    );
+    assert_eq!(view.sentence, "12 pairs of devices lose access; 1 pair of devices gains some.");
     assert_eq!((view.lost[0].from.as_str(), view.more_lost), ("laptop", 10));
 }
 
@@ -541,25 +397,10 @@ fn redirects_carry_codes_never_text() {
 
 #[test]
 fn the_console_owns_its_addresses_only() {
-    for path in [
-        "/",
-        "/login",
-        "/device/3",
-        "/a/abc",
-        "/static/style-1.css",
-        "/access/version/3",
-    ] {
+    for path in ["/", "/login", "/device/3", "/a/abc", "/static/style-1.css", "/access/version/3"] {
         assert!(super::Ui::owns(path), "{path}");
     }
-    for path in [
-        "/key",
-        "/ts2021",
-        "/derp",
-        "/machine/map",
-        "/healthz",
-        "/devicesx",
-        "/ab",
-    ] {
+    for path in ["/key", "/ts2021", "/derp", "/machine/map", "/healthz", "/devicesx", "/ab"] {
         assert!(!super::Ui::owns(path), "{path}");
     }
 }

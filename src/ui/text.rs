@@ -7,10 +7,7 @@ use chrono::{DateTime, Utc};
 
 /// A moment as people read it, with the exact time behind it.
 #[derive(Debug, Clone, PartialEq, Eq, Template)]
-#[template(
-    source = r#"<time datetime="{{ iso }}" title="{{ full }}">{{ words }}</time>"#,
-    ext = "html"
-)]
+#[template(source = r#"<time datetime="{{ iso }}" title="{{ full }}">{{ words }}</time>"#, ext = "html")]
 pub(super) struct When {
     iso: String,
     full: String,
@@ -32,54 +29,29 @@ impl When {
 
 /// `3 minutes ago`, `in 2 days`: `seconds` is positive in the future.
 fn distance(seconds: i64) -> String {
-    const STEPS: [(i64, &str); 5] = [
-        (31_557_600, "year"),
-        (2_629_800, "month"),
-        (86_400, "day"),
-        (3_600, "hour"),
-        (60, "minute"),
-    ];
+    const STEPS: [(i64, &str); 5] =
+        [(31_557_600, "year"), (2_629_800, "month"), (86_400, "day"), (3_600, "hour"), (60, "minute")];
     let size = seconds.saturating_abs();
     // Rounded to the nearest unit: a key made for 24 hours reads "in 24 hours" a second later.
     for (step, name) in STEPS {
         let whole = size.saturating_add(step / 2) / step;
-        let enough = if step == 86_400 {
-            size > 172_000
-        } else {
-            size >= step - step / 60
-        };
+        let enough = if step == 86_400 { size > 172_000 } else { size >= step - step / 60 };
         if enough {
             let words = count(usize::try_from(whole.max(1)).unwrap_or(usize::MAX), name);
-            return if seconds >= 0 {
-                format!("in {words}")
-            } else {
-                format!("{words} ago")
-            };
+            return if seconds >= 0 { format!("in {words}") } else { format!("{words} ago") };
         }
     }
-    if seconds > 0 {
-        "in less than a minute"
-    } else {
-        "just now"
-    }
-    .to_owned()
+    if seconds > 0 { "in less than a minute" } else { "just now" }.to_owned()
 }
 
 /// `1 device`, `3 devices`.
 pub(super) fn count(n: usize, thing: &str) -> String {
-    if n == 1 {
-        format!("1 {thing}")
-    } else {
-        format!("{n} {thing}s")
-    }
+    if n == 1 { format!("1 {thing}") } else { format!("{n} {thing}s") }
 }
 
 /// A state as a dot **and** a word, with what it means behind it.
 #[derive(Debug, Clone, PartialEq, Eq, Template)]
-#[template(
-    source = r#"<span class="mark {{ tone }}" title="{{ why }}">{{ word }}</span>"#,
-    ext = "html"
-)]
+#[template(source = r#"<span class="mark {{ tone }}" title="{{ why }}">{{ word }}</span>"#, ext = "html")]
 pub(super) struct Mark {
     /// `good`, `attention`, `danger`, `quiet`.
     tone: &'static str,
@@ -92,11 +64,7 @@ impl HtmlSafe for Mark {}
 
 impl Mark {
     pub(super) fn new(tone: &'static str, word: &'static str, why: impl Into<String>) -> Self {
-        Self {
-            tone,
-            word,
-            why: why.into(),
-        }
+        Self { tone, word, why: why.into() }
     }
 }
 
@@ -123,11 +91,7 @@ fn disturbs(c: char) -> bool {
 
 /// `text`, or an en dash when there is nothing to show.
 pub(super) fn or_dash(text: String) -> String {
-    if text.trim().is_empty() {
-        "–".to_owned()
-    } else {
-        text
-    }
+    if text.trim().is_empty() { "–".to_owned() } else { text }
 }
 
 /// An argument for a POSIX shell, quoted only when it must be.

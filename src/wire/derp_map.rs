@@ -18,22 +18,13 @@ pub struct DerpMap {
     #[serde(deserialize_with = "regions")]
     pub regions: BTreeMap<RegionId, DerpRegion>,
     /// Only meaningful on the hosted service.
-    #[serde(
-        rename = "omitDefaultRegions",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "omitDefaultRegions", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub omit_default_regions: bool,
 }
 
-fn regions<'de, D: serde::Deserializer<'de>>(
-    d: D,
-) -> Result<BTreeMap<RegionId, DerpRegion>, D::Error> {
+fn regions<'de, D: serde::Deserializer<'de>>(d: D) -> Result<BTreeMap<RegionId, DerpRegion>, D::Error> {
     let all = Option::<BTreeMap<RegionId, Option<DerpRegion>>>::deserialize(d)?.unwrap_or_default();
-    Ok(all
-        .into_iter()
-        .filter_map(|(id, r)| Some((id, r?)))
-        .collect())
+    Ok(all.into_iter().filter_map(|(id, r)| Some((id, r?))).collect())
 }
 
 /// Weights for the choice of the home region.
@@ -86,55 +77,27 @@ pub struct DerpNode {
     #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]
     pub cert_name: String,
     /// Literal, or `none`.
-    #[serde(
-        rename = "IPv4",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "IPv4", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub ipv4: String,
     /// Literal, or `none`.
-    #[serde(
-        rename = "IPv6",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "IPv6", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub ipv6: String,
     /// 0 is 3478, negative is none.
-    #[serde(
-        rename = "STUNPort",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "STUNPort", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub stun_port: i32,
     /// No relay, only STUN.
-    #[serde(
-        rename = "STUNOnly",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "STUNOnly", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub stun_only: bool,
     /// 0 is 443.
-    #[serde(
-        rename = "DERPPort",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "DERPPort", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub derp_port: u16,
     /// Skip TLS verification.
     #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]
     pub insecure_for_tests: bool,
     /// Where to send STUN instead.
-    #[serde(
-        rename = "STUNTestIP",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "STUNTestIP", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub stun_test_ip: String,
     /// Serves captive-portal checks on port 80.
-    #[serde(
-        rename = "CanPort80",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "CanPort80", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub can_port80: bool,
 }

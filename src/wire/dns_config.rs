@@ -36,15 +36,9 @@ pub struct DnsConfig {
     pub exit_node_filtered_set: Vec<String>,
 }
 
-fn routes<'de, D: serde::Deserializer<'de>>(
-    d: D,
-) -> Result<BTreeMap<String, Vec<Resolver>>, D::Error> {
-    let all =
-        Option::<BTreeMap<String, Option<Vec<Resolver>>>>::deserialize(d)?.unwrap_or_default();
-    Ok(all
-        .into_iter()
-        .map(|(k, v)| (k, v.unwrap_or_default()))
-        .collect())
+fn routes<'de, D: serde::Deserializer<'de>>(d: D) -> Result<BTreeMap<String, Vec<Resolver>>, D::Error> {
+    let all = Option::<BTreeMap<String, Option<Vec<Resolver>>>>::deserialize(d)?.unwrap_or_default();
+    Ok(all.into_iter().map(|(k, v)| (k, v.unwrap_or_default())).collect())
 }
 
 /// One resolver.

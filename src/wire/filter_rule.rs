@@ -16,11 +16,7 @@ pub struct FilterRule {
     #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]
     pub dst_ports: Vec<NetPortRange>,
     /// Protocols; empty is TCP, UDP, ICMPv4 and ICMPv6.
-    #[serde(
-        rename = "IPProto",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "IPProto", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub ip_proto: Vec<i32>,
     /// Application capabilities, instead of `dst_ports`.
     #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]
@@ -39,9 +35,7 @@ pub struct NetPortRange {
 }
 
 /// Ports from `first` to `last`, both included.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct PortRange {
     /// First.
@@ -52,10 +46,7 @@ pub struct PortRange {
 
 impl PortRange {
     /// All ports.
-    pub const ANY: Self = Self {
-        first: 0,
-        last: 65535,
-    };
+    pub const ANY: Self = Self { first: 0, last: 65535 };
 
     /// Whether `port` lies in it.
     #[must_use]

@@ -110,12 +110,7 @@ const FIELDS: &[&str] = &[
 
 fn canonical(name: &str) -> Option<&'static str> {
     static TABLE: OnceLock<HashMap<String, &'static str>> = OnceLock::new();
-    let table = TABLE.get_or_init(|| {
-        FIELDS
-            .iter()
-            .map(|f| (f.to_ascii_lowercase(), *f))
-            .collect()
-    });
+    let table = TABLE.get_or_init(|| FIELDS.iter().map(|f| (f.to_ascii_lowercase(), *f)).collect());
     if name.len() > 64 {
         return None;
     }
@@ -126,11 +121,8 @@ fn fold(value: &mut Value) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(fold),
         Value::Object(map) => {
-            let wrong: Vec<String> = map
-                .keys()
-                .filter(|k| canonical(k).is_some_and(|c| c != k.as_str()))
-                .cloned()
-                .collect();
+            let wrong: Vec<String> =
+                map.keys().filter(|k| canonical(k).is_some_and(|c| c != k.as_str())).cloned().collect();
             for key in wrong {
                 if let (Some(name), Some(v)) = (canonical(&key), map.remove(&key)) {
                     map.insert(name.to_owned(), v);

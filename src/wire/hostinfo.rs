@@ -14,28 +14,16 @@ use crate::keys::RegionId;
 #[serde(rename_all = "PascalCase", default)]
 pub struct Hostinfo {
     /// The client's version text.
-    #[serde(
-        rename = "IPNVersion",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "IPNVersion", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub ipn_version: String,
     /// Log id; never empty from official clients.
-    #[serde(
-        rename = "BackendLogID",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "BackendLogID", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub backend_log_id: String,
     /// `linux`, `macOS`, `windows`, `iOS`, `android`, …
     #[serde(rename = "OS", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub os: String,
     /// OS version text.
-    #[serde(
-        rename = "OSVersion",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "OSVersion", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub os_version: String,
     /// Distribution name.
     #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]
@@ -50,11 +38,7 @@ pub struct Hostinfo {
     #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]
     pub machine: String,
     /// Routes the node offers.
-    #[serde(
-        rename = "RoutableIPs",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "RoutableIPs", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub routable_ips: Vec<IpNet>,
     /// Tags the node asks for; a request, never a fact.
     #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]
@@ -66,11 +50,7 @@ pub struct Hostinfo {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub net_info: Option<NetInfo>,
     /// SSH host keys, when the node runs the SSH server.
-    #[serde(
-        rename = "sshHostKeys",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "sshHostKeys", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub ssh_host_keys: Vec<String>,
     /// Userspace networking.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,10 +80,7 @@ pub struct Service {
 #[serde(rename_all = "PascalCase", default)]
 pub struct NetInfo {
     /// Hard NAT when true.
-    #[serde(
-        rename = "MappingVariesByDestIP",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(rename = "MappingVariesByDestIP", skip_serializing_if = "Option::is_none")]
     pub mapping_varies_by_dest_ip: Option<bool>,
     /// IPv6 works.
     #[serde(rename = "WorkingIPv6", skip_serializing_if = "Option::is_none")]
@@ -130,21 +107,13 @@ pub struct NetInfo {
     #[serde(rename = "PCP", skip_serializing_if = "Option::is_none")]
     pub pcp: Option<bool>,
     /// Home region; 0 is unknown.
-    #[serde(
-        rename = "PreferredDERP",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "PreferredDERP", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub preferred_derp: RegionId,
     /// `wired`, `wifi`, `mobile`.
     #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]
     pub link_type: String,
     /// Seconds per `<region>-v4` or `<region>-v6`.
-    #[serde(
-        rename = "DERPLatency",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "DERPLatency", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub derp_latency: BTreeMap<String, f64>,
     /// `nft-…` or `ipt-…`.
     #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]

@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CapVer, DerpMap, DnsConfig, FilterRule, Hostinfo, Node, PeerChange, SshPolicy, go_bytes,
-    go_time, nil, zero,
+    CapVer, DerpMap, DnsConfig, FilterRule, Hostinfo, Node, PeerChange, SshPolicy, go_bytes, go_time, nil,
+    zero,
 };
 use crate::keys::{DiscoPublic, NodeId, NodePublic, RegionId, UserId};
 
@@ -47,11 +47,7 @@ pub struct MapRequest {
     #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]
     pub endpoint_types: Vec<EndpointType>,
     /// Tailnet-lock head.
-    #[serde(
-        rename = "TKAHead",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "TKAHead", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub tka_head: String,
     /// Apply nothing.
     #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]
@@ -99,11 +95,7 @@ pub struct MapResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ping_request: Option<PingRequest>,
     /// Open this once.
-    #[serde(
-        rename = "PopBrowserURL",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "PopBrowserURL", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub pop_browser_url: String,
     /// Self, always whole; required in the first message.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -178,11 +170,7 @@ pub struct PingRequest {
     #[serde(rename = "URL", deserialize_with = "nil")]
     pub url: String,
     /// Over Noise rather than HTTPS.
-    #[serde(
-        rename = "URLIsNoise",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "URLIsNoise", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub url_is_noise: bool,
     /// Log it.
     #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]
@@ -209,11 +197,7 @@ pub struct PingResponse {
     #[serde(rename = "IP", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub ip: String,
     /// The node's address.
-    #[serde(
-        rename = "NodeIP",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "NodeIP", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub node_ip: String,
     /// The node's name.
     #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]
@@ -228,32 +212,16 @@ pub struct PingResponse {
     #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]
     pub endpoint: String,
     /// Region when relayed.
-    #[serde(
-        rename = "DERPRegionID",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "DERPRegionID", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub derp_region_id: RegionId,
     /// Region's code when relayed.
-    #[serde(
-        rename = "DERPRegionCode",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "DERPRegionCode", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub derp_region_code: String,
     /// The peer's PeerAPI port.
-    #[serde(
-        rename = "PeerAPIPort",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "PeerAPIPort", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub peer_api_port: u16,
     /// The address is our own.
-    #[serde(
-        rename = "IsLocalIP",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "IsLocalIP", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub is_local_ip: bool,
 }
 
@@ -271,11 +239,7 @@ pub struct UserProfile {
     #[serde(deserialize_with = "nil")]
     pub display_name: String,
     /// Picture.
-    #[serde(
-        rename = "ProfilePicURL",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "ProfilePicURL", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub profile_pic_url: String,
 }
 

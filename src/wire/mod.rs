@@ -31,9 +31,7 @@ pub use ssh_policy::{SshAction, SshPolicy, SshPrincipal, SshRule};
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// A client's capability version; there is no server version (control.md 8).
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct CapVer(pub u32);
 
@@ -62,10 +60,7 @@ pub struct ServerKeys {
 
 impl Default for ServerKeys {
     fn default() -> Self {
-        Self {
-            legacy_public_key: Default::default(),
-            public_key: Default::default(),
-        }
+        Self { legacy_public_key: Default::default(), public_key: Default::default() }
     }
 }
 
@@ -99,19 +94,14 @@ pub(crate) mod go_time {
     use chrono::{DateTime, Datelike, SecondsFormat, Utc};
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(crate) fn serialize<S: Serializer>(
-        time: &Option<DateTime<Utc>>,
-        s: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(time: &Option<DateTime<Utc>>, s: S) -> Result<S::Ok, S::Error> {
         match time {
             Some(t) => s.serialize_str(&t.to_rfc3339_opts(SecondsFormat::AutoSi, true)),
             None => s.serialize_str(super::GO_ZERO_TIME),
         }
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<Option<DateTime<Utc>>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<DateTime<Utc>>, D::Error> {
         let Some(text) = Option::<String>::deserialize(d)? else {
             return Ok(None);
         };
@@ -129,25 +119,17 @@ pub(crate) mod go_bytes {
     use base64::engine::general_purpose::STANDARD;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(crate) fn serialize<S: Serializer>(
-        bytes: &Option<Vec<u8>>,
-        s: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(bytes: &Option<Vec<u8>>, s: S) -> Result<S::Ok, S::Error> {
         match bytes {
             Some(b) => s.serialize_str(&STANDARD.encode(b)),
             None => s.serialize_none(),
         }
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<Option<Vec<u8>>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<u8>>, D::Error> {
         let Some(text) = Option::<String>::deserialize(d)? else {
             return Ok(None);
         };
-        STANDARD
-            .decode(text)
-            .map(Some)
-            .map_err(serde::de::Error::custom)
+        STANDARD.decode(text).map(Some).map_err(serde::de::Error::custom)
     }
 }

@@ -56,18 +56,10 @@ pub struct Node {
     #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]
     pub endpoints: Vec<SocketAddr>,
     /// Legacy `127.3.3.40:<region>`; read only when `home_derp` is 0.
-    #[serde(
-        rename = "DERP",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "DERP", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub legacy_derp: String,
     /// Home region.
-    #[serde(
-        rename = "HomeDERP",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "HomeDERP", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub home_derp: RegionId,
     /// What it says of itself, trimmed for peers.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,26 +92,16 @@ pub struct Node {
     #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]
     pub cap_map: CapMap,
     /// Exempt from tailnet lock, PeerAPI only.
-    #[serde(
-        rename = "UnsignedPeerAPIOnly",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "UnsignedPeerAPIOnly", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub unsigned_peer_api_only: bool,
     /// Its key has expired.
     #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]
     pub expired: bool,
     /// Our IPv4 address in that peer's eyes.
-    #[serde(
-        rename = "SelfNodeV4MasqAddrForThisPeer",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(rename = "SelfNodeV4MasqAddrForThisPeer", skip_serializing_if = "Option::is_none")]
     pub self_v4_masq: Option<IpAddr>,
     /// Our IPv6 address in that peer's eyes.
-    #[serde(
-        rename = "SelfNodeV6MasqAddrForThisPeer",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(rename = "SelfNodeV6MasqAddrForThisPeer", skip_serializing_if = "Option::is_none")]
     pub self_v6_masq: Option<IpAddr>,
     /// Plain WireGuard peer.
     #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]
@@ -137,11 +119,7 @@ pub struct PeerChange {
     #[serde(rename = "NodeID")]
     pub node_id: NodeId,
     /// New home region; zero is unchanged.
-    #[serde(
-        rename = "DERPRegion",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "DERPRegion", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub derp_region: RegionId,
     /// New capability version.
     #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]

@@ -105,11 +105,7 @@ pub struct User {
     #[serde(deserialize_with = "nil")]
     pub display_name: String,
     /// Picture.
-    #[serde(
-        rename = "ProfilePicURL",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "ProfilePicURL", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub profile_pic_url: String,
 }
 
@@ -130,10 +126,6 @@ pub struct Login {
     #[serde(deserialize_with = "nil")]
     pub display_name: String,
     /// Picture.
-    #[serde(
-        rename = "ProfilePicURL",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "ProfilePicURL", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub profile_pic_url: String,
 }

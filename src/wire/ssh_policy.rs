@@ -44,11 +44,7 @@ pub struct SshPrincipal {
     #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]
     pub node: String,
     /// Node address.
-    #[serde(
-        rename = "nodeIP",
-        deserialize_with = "nil",
-        skip_serializing_if = "zero"
-    )]
+    #[serde(rename = "nodeIP", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub node_ip: String,
     /// Login name.
     #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]

@@ -13,26 +13,19 @@ use tsd::wire::FilterRule;
 
 /// Cases whose captured peers and routes come from a moment when a route was approved that the
 /// captured topology does not have yet; their filters match the topology and are compared.
-const ROUTE_SNAPSHOT_LATE: [&str; 8] = [
-    "acl-ah01", "acl-au06", "acl-h03", "acl-mr20", "acl-mu02", "acl-o04", "acl-r08", "acl-w02",
-];
+const ROUTE_SNAPSHOT_LATE: [&str; 8] =
+    ["acl-ah01", "acl-au06", "acl-h03", "acl-mr20", "acl-mu02", "acl-o04", "acl-r08", "acl-w02"];
 
 /// Cases left out, with the reason: none.
 const SKIPPED: [(&str, &str); 0] = [];
 
 /// Users of all captures.
-const USERS: [(&str, u64, &str); 3] = [
-    ("odin", 1, "odin@example.com"),
-    ("thor", 2, "thor@example.org"),
-    ("freya", 3, "freya@example.com"),
-];
+const USERS: [(&str, u64, &str); 3] =
+    [("odin", 1, "odin@example.com"), ("thor", 2, "thor@example.org"), ("freya", 3, "freya@example.com")];
 
 fn texts(value: &Value) -> Vec<String> {
     let items = value.as_array().map(Vec::as_slice).unwrap_or_default();
-    items
-        .iter()
-        .map(|v| v.as_str().unwrap().to_owned())
-        .collect()
+    items.iter().map(|v| v.as_str().unwrap().to_owned()).collect()
 }
 
 fn nets(value: &Value) -> BTreeSet<IpNet> {
@@ -44,10 +37,7 @@ fn world(case: &Value) -> (World, BTreeMap<String, NodeId>) {
     let mut world = World::default();
     let mut ids = BTreeMap::new();
     for (_, id, login) in USERS {
-        let user = WorldUser {
-            id: UserId(id),
-            name: login.to_owned(),
-        };
+        let user = WorldUser { id: UserId(id), name: login.to_owned() };
         world.users.insert(user.id, user);
     }
     let nodes = case["topology"]["nodes"].as_object().unwrap();
@@ -92,8 +82,7 @@ fn policy_text(case: &Value) -> String {
 /// an empty list.
 fn comparable(mut rules: Vec<FilterRule>) -> Vec<FilterRule> {
     for rule in &mut rules {
-        rule.dst_ports
-            .sort_by(|a, b| (&a.ip, a.ports).cmp(&(&b.ip, b.ports)));
+        rule.dst_ports.sort_by(|a, b| (&a.ip, a.ports).cmp(&(&b.ip, b.ports)));
         rule.ip_proto.sort_unstable();
     }
     rules
@@ -102,9 +91,7 @@ fn comparable(mut rules: Vec<FilterRule>) -> Vec<FilterRule> {
 /// Captures whose addresses were rewritten afterwards are no longer in text order.
 fn renumbered(case: &Value) -> bool {
     let nodes = case["topology"]["nodes"].as_object().unwrap();
-    nodes
-        .values()
-        .all(|n| n["ipv4"].as_str().unwrap().starts_with("100.64.0."))
+    nodes.values().all(|n| n["ipv4"].as_str().unwrap().starts_with("100.64.0."))
 }
 
 fn accepted(case: &Value) -> Result<(), String> {
@@ -119,8 +106,7 @@ fn accepted(case: &Value) -> Result<(), String> {
         rules
     };
     for (name, capture) in case["captures"].as_object().unwrap() {
-        let want: Vec<FilterRule> =
-            serde_json::from_value(capture["packet_filter_rules"].clone()).unwrap();
+        let want: Vec<FilterRule> = serde_json::from_value(capture["packet_filter_rules"].clone()).unwrap();
         let got = compiled.filter_rules(ids[name]).to_vec();
         let (want, got) = (sorted(want), sorted(got));
         if want != got {
@@ -149,18 +135,12 @@ fn peers_and_routes(
             continue;
         }
         let me = ids[name];
-        let seen: BTreeMap<&str, &Value> = netmap["peers"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|p| (p["name"].as_str().unwrap(), p))
-            .collect();
+        let seen: BTreeMap<&str, &Value> =
+            netmap["peers"].as_array().unwrap().iter().map(|p| (p["name"].as_str().unwrap(), p)).collect();
         let want: BTreeSet<NodeId> = seen.keys().map(|n| ids[*n]).collect();
         let got: BTreeSet<NodeId> = compiled.peers(me).into_iter().collect();
         if want != got {
-            return Err(format!(
-                "peers of {name}: want {want:?}, got {got:?}, ids {ids:?}"
-            ));
+            return Err(format!("peers of {name}: want {want:?}, got {got:?}, ids {ids:?}"));
         }
         for (other, id) in ids {
             if compiled.visible(me, *id) != want.contains(id) {
@@ -179,9 +159,7 @@ fn peers_and_routes(
             got.insert(std::net::IpAddr::V6(node.ipv6).into());
             let want = nets(&record["allowed_ips"]);
             if want != got {
-                return Err(format!(
-                    "{peer} as {name} sees it: want {want:?}, got {got:?}"
-                ));
+                return Err(format!("{peer} as {name} sees it: want {want:?}, got {got:?}"));
             }
         }
     }
@@ -214,22 +192,14 @@ fn captured_cases_hold() {
             }
             let name = family.file_name().to_string_lossy().into_owned();
             *tried.entry(name).or_default() += 1;
-            let result = if case["input"]["api_response_code"] == 200 {
-                accepted(&case)
-            } else {
-                refused(&case)
-            };
+            let result =
+                if case["input"]["api_response_code"] == 200 { accepted(&case) } else { refused(&case) };
             if let Err(why) = result {
                 wrong.push(format!("{id}: {why}"));
             }
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "{} wrong\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "{} wrong\n{}", wrong.len(), wrong.join("\n"));
     // A lost directory must not look like success.
     assert_eq!(tried["acl_results"], 104);
     assert_eq!(tried["routes_results"], 75);

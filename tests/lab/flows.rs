@@ -51,7 +51,8 @@ pub fn transfer(from: &Host, to: &Host, to_ip: &str, bytes: usize) -> Transfer {
     let sender = from.inside(move || {
         let data = pattern(bytes, port.to_le_bytes()[0]);
         let start = Instant::now();
-        let mut stream = TcpStream::connect_timeout(&SocketAddr::new(ip, port), Duration::from_secs(15)).unwrap();
+        let mut stream =
+            TcpStream::connect_timeout(&SocketAddr::new(ip, port), Duration::from_secs(15)).unwrap();
         stream.set_write_timeout(Some(Duration::from_secs(30))).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         stream.write_all(&data).unwrap();
@@ -89,7 +90,8 @@ impl Listener {
         let (stop, stopped) = mpsc::channel();
         let (ready, is_ready) = mpsc::channel();
         let thread = host.inside(move || {
-            let listener = TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port))).unwrap();
+            let listener =
+                TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port))).unwrap();
             listener.set_nonblocking(true).unwrap();
             ready.send(()).unwrap();
             while let Err(mpsc::TryRecvError::Empty) = stopped.try_recv() {

@@ -148,8 +148,9 @@ impl Peer {
     /// Its `status --json`.
     pub fn status(&self) -> Value {
         let out = self.cli(&["status", "--json"]);
-        serde_json::from_slice(&out.stdout)
-            .unwrap_or_else(|e| panic!("status of {}: {e}: {}{}", self.host.name, lossy(&out.stdout), lossy(&out.stderr)))
+        serde_json::from_slice(&out.stdout).unwrap_or_else(|e| {
+            panic!("status of {}: {e}: {}{}", self.host.name, lossy(&out.stdout), lossy(&out.stderr))
+        })
     }
 
     /// Waits for the state Running.
@@ -174,7 +175,10 @@ impl Peer {
     pub fn peer_entry(&self, name: &str) -> Option<Value> {
         let status = self.status();
         let peers = status["Peer"].as_object()?;
-        peers.values().find(|p| p["DNSName"].as_str().is_some_and(|n| n.split('.').next() == Some(name))).cloned()
+        peers
+            .values()
+            .find(|p| p["DNSName"].as_str().is_some_and(|n| n.split('.').next() == Some(name)))
+            .cloned()
     }
 
     /// Waits until it sees these peers, by bare name.
@@ -196,14 +200,18 @@ impl Peer {
 
     /// `ping` of the client program until a first answer; gives its line.
     pub fn mesh_ping(&self, target: &str) -> String {
-        eventually(&format!("{} pings {target} over the mesh", self.host.name), Duration::from_secs(20), || {
-            let out = self.cli(&["ping", "-c", "1", "--until-direct=false", "--timeout=3s", target]);
-            let text = lossy(&out.stdout);
-            match text.lines().find(|l| l.starts_with("pong from")) {
-                Some(line) => Ok(line.to_owned()),
-                None => Err(format!("{text}{}", lossy(&out.stderr))),
-            }
-        })
+        eventually(
+            &format!("{} pings {target} over the mesh", self.host.name),
+            Duration::from_secs(20),
+            || {
+                let out = self.cli(&["ping", "-c", "1", "--until-direct=false", "--timeout=3s", target]);
+                let text = lossy(&out.stdout);
+                match text.lines().find(|l| l.starts_with("pong from")) {
+                    Some(line) => Ok(line.to_owned()),
+                    None => Err(format!("{text}{}", lossy(&out.stderr))),
+                }
+            },
+        )
     }
 
     /// Pings until the path is direct, at most 20 tries; gives the last line.
@@ -215,7 +223,8 @@ impl Peer {
 
     /// The system's `ping`, by address or name.
     pub fn icmp(&self, target: &str) -> Result<(), String> {
-        let out = self.host.output_within("ping", &["-n", "-c", "1", "-W", "2", target], Duration::from_secs(8));
+        let out =
+            self.host.output_within("ping", &["-n", "-c", "1", "-W", "2", target], Duration::from_secs(8));
         if out.status.success() { Ok(()) } else { Err(lossy(&out.stdout) + &lossy(&out.stderr)) }
     }
 

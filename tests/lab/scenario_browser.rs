@@ -18,7 +18,11 @@ fn shots() -> PathBuf {
     dir
 }
 
-fn browse<T: Send + 'static>(host: &Host, width: u32, work: impl FnOnce(&Browser) -> T + Send + 'static) -> T {
+fn browse<T: Send + 'static>(
+    host: &Host,
+    width: u32,
+    work: impl FnOnce(&Browser) -> T + Send + 'static,
+) -> T {
     host.inside(move || {
         let browser = Browser::start(width, 900, false).unwrap();
         let done = work(&browser);
@@ -51,7 +55,9 @@ fn tour(width: u32, label: &'static str) {
 
     // An official client waits for a person.
     let waiting = Peer::start(&lab.host("newlaptop"), OFFICIAL);
-    let mut up = waiting.host.spawn("up", waiting.command(&["up", "--login-server", &server.url, "--hostname=newlaptop"]));
+    let mut up = waiting
+        .host
+        .spawn("up", waiting.command(&["up", "--login-server", &server.url, "--hostname=newlaptop"]));
     let url = eventually("the client prints its page", Duration::from_secs(15), || {
         let text = up.text();
         let at = text.find("http").filter(|at| text[*at..].contains("/a/"));
@@ -96,8 +102,10 @@ fn tour(width: u32, label: &'static str) {
         b.click(&make).unwrap();
         let source = b.source().unwrap();
         let at = source.find("tskey-auth-").expect("the key is shown");
-        let key: String =
-            source[at..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '-' || *c == '_').collect();
+        let key: String = source[at..]
+            .chars()
+            .take_while(|c| c.is_ascii_alphanumeric() || *c == '-' || *c == '_')
+            .collect();
         shot("key");
         b.goto(&format!("{CONSOLE}/keys")).unwrap();
         assert!(!b.source().unwrap().contains(&key), "the key is shown twice");
@@ -124,7 +132,8 @@ fn tour(width: u32, label: &'static str) {
         shot("policy-saved");
 
         let cookies = b.cookies().unwrap();
-        let session = cookies.iter().find(|c| c["name"].as_str().is_some_and(|n| n.starts_with("__Host-"))).unwrap();
+        let session =
+            cookies.iter().find(|c| c["name"].as_str().is_some_and(|n| n.starts_with("__Host-"))).unwrap();
         assert_eq!((&session["httpOnly"], &session["secure"]), (&true.into(), &true.into()), "{session}");
 
         // The one-time link works once.
@@ -163,7 +172,9 @@ fn hostile_names_stay_text() {
     let url = server.url.clone();
     let admin = lab.host("admin");
     crate::machines::block_inside(&admin, move || async move {
-        for name in ["<script>document.title='pwned'</script>", "\"><img src=x onerror=alert(1)>", "\u{202e}drawkcab"] {
+        for name in
+            ["<script>document.title='pwned'</script>", "\"><img src=x onerror=alert(1)>", "\u{202e}drawkcab"]
+        {
             let mut machine = crate::machines::Machine::new(name);
             let mut request = machine.request(&key);
             if let Some(hostinfo) = request.hostinfo.as_mut() {
@@ -178,7 +189,8 @@ fn hostile_names_stay_text() {
     let one_time = link(&server);
     browse(&admin, 1280, move |b| {
         sign_in(b, &one_time);
-        let pages = std::iter::once("devices".to_owned()).chain(nodes.iter().map(|id| format!("device/{id}")));
+        let pages =
+            std::iter::once("devices".to_owned()).chain(nodes.iter().map(|id| format!("device/{id}")));
         for page in pages {
             b.goto(&format!("{CONSOLE}/{page}")).unwrap();
             assert!(!b.title().unwrap().contains("pwned"), "{page}");

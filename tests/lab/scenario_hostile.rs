@@ -43,7 +43,11 @@ impl Scene {
     /// An honest registration from the attacker's network still works.
     fn still_serves(&self, what: &str) {
         let (url, key, name) = (self.server.url.clone(), self.key.clone(), what.replace(' ', "-"));
-        let answer = block_inside(&self.attacker, move || async move { Machine::new(&name).register(&url, &key).await });
+        let answer =
+            block_inside(
+                &self.attacker,
+                move || async move { Machine::new(&name).register(&url, &key).await },
+            );
         let answer = answer.unwrap_or_else(|e| panic!("after {what}: {e}"));
         assert!(answer.error.is_empty() && answer.auth_url.is_empty(), "after {what}: {answer:?}");
     }
@@ -61,7 +65,9 @@ fn throw(addr: &str, bytes: &[u8], limit: Duration) -> (Vec<u8>, Duration) {
         match stream.read(&mut buf) {
             Ok(0) => break,
             Ok(n) => got.extend_from_slice(&buf[..n]),
-            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => panic!("{addr} still open after {limit:?}"),
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                panic!("{addr} still open after {limit:?}")
+            }
             Err(_) => break,
         }
     }
@@ -95,7 +101,8 @@ struct Channel {
 impl Channel {
     async fn open(machine: &Machine, capver: CapVer) -> Result<Self, String> {
         let mut rng = Rng::from_os();
-        let (handshake, initiation) = ClientHandshake::new(&machine.machine, &server_key().await, capver, &mut rng);
+        let (handshake, initiation) =
+            ClientHandshake::new(&machine.machine, &server_key().await, capver, &mut rng);
         let mut stream = tokio::net::TcpStream::connect(PLAIN).await.unwrap();
         stream.write_all(&upgrade_head(&initiation)).await.unwrap();
         let mut head = Vec::new();
@@ -118,7 +125,8 @@ impl Channel {
     }
 
     async fn post(&mut self, path: &str, body: Vec<u8>) -> Result<(u16, Bytes), String> {
-        let request = http::Request::post(format!("https://unused{path}")).body(Full::new(Bytes::from(body))).unwrap();
+        let request =
+            http::Request::post(format!("https://unused{path}")).body(Full::new(Bytes::from(body))).unwrap();
         let answer = tokio::time::timeout(Duration::from_secs(15), self.send.send_request(request))
             .await
             .map_err(|_| "hangs".to_owned())?
@@ -145,7 +153,9 @@ fn garbage_and_slow_senders_are_cut_off() {
     let threads: Vec<_> = [PLAIN, TLS]
         .into_iter()
         .flat_map(attacks)
-        .map(|(addr, bytes, limit)| scene.attacker.inside(move || throw(addr, &bytes, Duration::from_secs(limit))))
+        .map(|(addr, bytes, limit)| {
+            scene.attacker.inside(move || throw(addr, &bytes, Duration::from_secs(limit)))
+        })
         .collect();
     for thread in threads {
         let (got, took) = thread.join().expect("an attack was not cut off");
@@ -164,7 +174,8 @@ fn broken_handshakes_leave_nothing_behind() {
         let machine = Machine::new("mallory");
         let mut rng = Rng::from_os();
         let (_, good) = ClientHandshake::new(&machine.machine, &key, CapVer::OURS, &mut rng);
-        let mut broken: Vec<(String, Vec<u8>)> = (0..good.len()).step_by(7).map(|n| (format!("cut at {n}"), good[..n].to_vec())).collect();
+        let mut broken: Vec<(String, Vec<u8>)> =
+            (0..good.len()).step_by(7).map(|n| (format!("cut at {n}"), good[..n].to_vec())).collect();
         let mut version0 = good.to_vec();
         version0[..2].copy_from_slice(&[0, 0]);
         broken.push(("version 0".into(), version0));
@@ -233,7 +244,19 @@ fn hostile_bodies_are_refused_and_maps_of_others_arrive() {
         }
         // Row 22: hostnames.
         let long = "x".repeat(300);
-        let names = ["", &long, "😀😀", "../../etc/passwd", "<script>alert(1)</script>", "a\0b", "localhost", "o1", "---", "a.b.c", "\u{202e}evil"];
+        let names = [
+            "",
+            &long,
+            "😀😀",
+            "../../etc/passwd",
+            "<script>alert(1)</script>",
+            "a\0b",
+            "localhost",
+            "o1",
+            "---",
+            "a.b.c",
+            "\u{202e}evil",
+        ];
         for name in names {
             let answer = Machine::new(name).register(&url, &key).await.unwrap();
             assert!(answer.error.is_empty(), "{name:?}: {}", answer.error);
@@ -252,7 +275,8 @@ fn hostile_bodies_are_refused_and_maps_of_others_arrive() {
         assert!(answer.auth_url.contains("/a/") && answer.auth_url != guess.followup, "{answer:?}");
     });
     // Every name is a clean label, and the official client sees them all.
-    let names: Vec<String> = scene.server.nodes().iter().map(|n| n["name"].as_str().unwrap().to_owned()).collect();
+    let names: Vec<String> =
+        scene.server.nodes().iter().map(|n| n["name"].as_str().unwrap().to_owned()).collect();
     assert_eq!(names.len(), 12, "{names:?}");
     for name in &names {
         assert!(!name.is_empty() && name.len() <= 63, "{name:?}");
@@ -273,7 +297,12 @@ fn a_node_cannot_speak_for_another() {
         let machine = Machine::new("mallory");
         let mut channel = Channel::open(&machine, CapVer::OURS).await.unwrap();
         // Row 25: the map of a node that is not ours.
-        let map = MapRequest { version: CapVer::OURS, node_key: victim_key, stream: false, ..MapRequest::default() };
+        let map = MapRequest {
+            version: CapVer::OURS,
+            node_key: victim_key,
+            stream: false,
+            ..MapRequest::default()
+        };
         let (status, body) = channel.post("/machine/map", serde_json::to_vec(&map).unwrap()).await.unwrap();
         assert!((400..500).contains(&status), "{status}: {body:?}");
         // Its registration: neither its owner's name nor a logout.
@@ -281,11 +310,13 @@ fn a_node_cannot_speak_for_another() {
         register.auth = None;
         register.node_key = victim_key;
         register.expiry = chrono::DateTime::from_timestamp(123, 0);
-        let (_, body) = channel.post("/machine/register", serde_json::to_vec(&register).unwrap()).await.unwrap();
+        let (_, body) =
+            channel.post("/machine/register", serde_json::to_vec(&register).unwrap()).await.unwrap();
         let text = String::from_utf8_lossy(&body).into_owned();
         assert!(!text.contains("\"LoginName\":\"admin"), "{text}");
         register.expiry = None;
-        let (_, body) = channel.post("/machine/register", serde_json::to_vec(&register).unwrap()).await.unwrap();
+        let (_, body) =
+            channel.post("/machine/register", serde_json::to_vec(&register).unwrap()).await.unwrap();
         let text = String::from_utf8_lossy(&body).into_owned();
         assert!(!text.contains("\"MachineAuthorized\":true"), "{text}");
     });
@@ -327,9 +358,15 @@ fn strangers_get_no_relay_no_figures_and_no_console() {
     // Row 37: a key the server does not know.
     let derp_map: DerpMap = {
         let status = Peer::join(&scene.lab.host("t1"), Kind::Tsd, &scene.server.url, &scene.key);
-        let out = status.host.ok("curl", &[
-            "-s", "--unix-socket", "/run/tsd/node.sock", "http://local-tailscaled.sock/localapi/v0/derpmap",
-        ]);
+        let out = status.host.ok(
+            "curl",
+            &[
+                "-s",
+                "--unix-socket",
+                "/run/tsd/node.sock",
+                "http://local-tailscaled.sock/localapi/v0/derpmap",
+            ],
+        );
         serde_json::from_str(&out).unwrap()
     };
     let region = derp_map.regions.values().next().unwrap().clone();
@@ -337,33 +374,42 @@ fn strangers_get_no_relay_no_figures_and_no_console() {
         let mut rng = Rng::from_os();
         let key = NodePrivate::generate(&mut rng);
         let options = DialOptions { mark: None, roots: std::sync::Arc::new(rustls::RootCertStore::empty()) };
-        if let Ok((sender, mut receiver)) = tsd::derp::client::connect(&region, &key, &options, &mut rng).await {
+        if let Ok((sender, mut receiver)) =
+            tsd::derp::client::connect(&region, &key, &options, &mut rng).await
+        {
             sender.send(NodePrivate::generate(&mut rng).public(), Bytes::from_static(b"hello"));
-            let end = tokio::time::timeout(Duration::from_secs(5), receiver.recv()).await.expect("the relay closes");
+            let end = tokio::time::timeout(Duration::from_secs(5), receiver.recv())
+                .await
+                .expect("the relay closes");
             assert!(!matches!(end, Ok(DerpEvent::Packet { .. })));
             assert!(end.is_err(), "{end:?}");
         }
     });
     // Rows 45, 93, 96 and plain access to the console.
-    scene.attacker.inside(|| {
-        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
-        let good = tsd::stun::message::request([7; 12]);
-        let mut wrong_cookie = good.clone();
-        wrong_cookie[4] ^= 1;
-        for bad in [good[..good.len() - 1].to_vec(), wrong_cookie, vec![0; 1500], vec![1], good[..20].to_vec()] {
-            socket.send_to(&bad, "203.0.113.10:3478").unwrap();
-        }
-        let mut buf = [0; 1500];
-        assert!(socket.recv_from(&mut buf).is_err(), "a malformed request was answered");
-        socket.send_to(&good, "203.0.113.10:3478").unwrap();
-        let (n, _) = socket.recv_from(&mut buf).expect("a good request is answered");
-        assert!(n <= good.len() + 4, "the answer of {n} bytes amplifies");
-    })
-    .join()
-    .unwrap();
+    scene
+        .attacker
+        .inside(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
+            let good = tsd::stun::message::request([7; 12]);
+            let mut wrong_cookie = good.clone();
+            wrong_cookie[4] ^= 1;
+            for bad in
+                [good[..good.len() - 1].to_vec(), wrong_cookie, vec![0; 1500], vec![1], good[..20].to_vec()]
+            {
+                socket.send_to(&bad, "203.0.113.10:3478").unwrap();
+            }
+            let mut buf = [0; 1500];
+            assert!(socket.recv_from(&mut buf).is_err(), "a malformed request was answered");
+            socket.send_to(&good, "203.0.113.10:3478").unwrap();
+            let (n, _) = socket.recv_from(&mut buf).expect("a good request is answered");
+            assert!(n <= good.len() + 4, "the answer of {n} bytes amplifies");
+        })
+        .join()
+        .unwrap();
     let get = |url: &str, more: &[&str]| {
-        let mut args = vec!["-sk", "-o", "/dev/null", "-w", "%{http_code} %{redirect_url}", "--max-time", "10"];
+        let mut args =
+            vec!["-sk", "-o", "/dev/null", "-w", "%{http_code} %{redirect_url}", "--max-time", "10"];
         args.extend_from_slice(more);
         args.push(url);
         scene.attacker.ok("curl", &args)
@@ -375,14 +421,29 @@ fn strangers_get_no_relay_no_figures_and_no_console() {
     assert!(plain.starts_with("30") && plain.contains("https://203.0.113.10"), "{plain}");
     let console = get("https://203.0.113.10/devices", &[]);
     assert!(console.starts_with("30") && console.contains("/login"), "{console}");
-    let post = get("https://203.0.113.10/keys", &["-X", "POST", "-d", "user=admin", "-H", "Origin: https://evil.test"]);
+    let post = get(
+        "https://203.0.113.10/keys",
+        &["-X", "POST", "-d", "user=admin", "-H", "Origin: https://evil.test"],
+    );
     assert!(post.starts_with('4') || post.starts_with("30"), "{post}");
     // From the machine itself the figures are there; under another Host they are not.
     let host = &scene.server.host;
     let metrics = host.ok("curl", &["-s", "http://127.0.0.1:8080/metrics"]);
     assert!(metrics.contains("tsd_"), "{metrics}");
     eventually("a foreign Host is refused", Duration::from_secs(1), || {
-        let code = host.ok("curl", &["-s", "-o", "/dev/null", "-w", "%{http_code}", "-H", "Host: evil.test", "http://127.0.0.1:8080/metrics"]);
+        let code = host.ok(
+            "curl",
+            &[
+                "-s",
+                "-o",
+                "/dev/null",
+                "-w",
+                "%{http_code}",
+                "-H",
+                "Host: evil.test",
+                "http://127.0.0.1:8080/metrics",
+            ],
+        );
         if code.starts_with('4') { Ok(()) } else { Err(code) }
     });
     scene.still_serves("strangers");

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
+use crate::machines::{Machine, block_inside};
 use crate::peers::{Kind, OFFICIAL, Peer, lossy};
 use crate::server::Server;
-use crate::machines::{Machine, block_inside};
 use crate::world::Lab;
 
 #[test]
@@ -36,7 +36,15 @@ fn clients_show_why_a_key_is_refused() {
     }
     // A container starts with its spent key every time: the same install must get in again.
     first.ok(&["down"]);
-    first.ok(&["up", "--login-server", &server.url, "--auth-key", &used, "--hostname=first", "--timeout=20s"]);
+    first.ok(&[
+        "up",
+        "--login-server",
+        &server.url,
+        "--auth-key",
+        &used,
+        "--hostname=first",
+        "--timeout=20s",
+    ]);
     assert_eq!(server.nodes().len(), 3);
 }
 

@@ -24,11 +24,13 @@ fn nothing_acknowledged_is_lost_by_kill_9() {
     let acknowledged: Arc<Mutex<Vec<String>>> = Arc::default();
     let stop = Arc::new(AtomicBool::new(false));
     let writer = {
-        let (acknowledged, stop, url, host) = (acknowledged.clone(), stop.clone(), server.url.clone(), host.clone());
+        let (acknowledged, stop, url, host) =
+            (acknowledged.clone(), stop.clone(), server.url.clone(), host.clone());
         let inner = move || async move {
             let mut tasks = tokio::task::JoinSet::new();
             for lane in 0..4 {
-                let (acknowledged, stop, url, key) = (acknowledged.clone(), stop.clone(), url.clone(), key.clone());
+                let (acknowledged, stop, url, key) =
+                    (acknowledged.clone(), stop.clone(), url.clone(), key.clone());
                 tasks.spawn(async move {
                     for n in 0_u32.. {
                         if stop.load(Ordering::Relaxed) {
@@ -36,7 +38,8 @@ fn nothing_acknowledged_is_lost_by_kill_9() {
                         }
                         let mut machine = Machine::new(&format!("m{lane}-{n}"));
                         let node_key = machine.node.public();
-                        match tokio::time::timeout(Duration::from_secs(5), machine.register(&url, &key)).await {
+                        match tokio::time::timeout(Duration::from_secs(5), machine.register(&url, &key)).await
+                        {
                             Ok(Ok(answer)) if answer.error.is_empty() => {
                                 acknowledged.lock().unwrap().push(node_key.to_string());
                             }
@@ -64,8 +67,14 @@ fn nothing_acknowledged_is_lost_by_kill_9() {
         let nodes = server.nodes();
         let mut seen = std::collections::BTreeSet::new();
         for node in &nodes {
-            assert!(seen.insert(node["ipv4"].as_str().unwrap().to_owned()), "cycle {cycle}: address twice: {node}");
-            assert!(seen.insert(node["ipv6"].as_str().unwrap().to_owned()), "cycle {cycle}: address twice: {node}");
+            assert!(
+                seen.insert(node["ipv4"].as_str().unwrap().to_owned()),
+                "cycle {cycle}: address twice: {node}"
+            );
+            assert!(
+                seen.insert(node["ipv6"].as_str().unwrap().to_owned()),
+                "cycle {cycle}: address twice: {node}"
+            );
             let id = node["id"].as_u64().unwrap();
             let ip = node["ipv4"].as_str().unwrap().to_owned();
             let old = addresses.entry(id).or_insert_with(|| ip.clone());
@@ -73,7 +82,11 @@ fn nothing_acknowledged_is_lost_by_kill_9() {
         }
         let keys: std::collections::BTreeSet<&str> = nodes.iter().filter_map(|n| n["key"].as_str()).collect();
         for key in &before {
-            assert!(keys.contains(key.as_str()), "cycle {cycle}: acknowledged {key} is lost ({} nodes)", nodes.len());
+            assert!(
+                keys.contains(key.as_str()),
+                "cycle {cycle}: acknowledged {key} is lost ({} nodes)",
+                nodes.len()
+            );
         }
     }
     stop.store(true, Ordering::Relaxed);

@@ -22,8 +22,10 @@ fn policy_changes_reach_receivers_at_once() {
     let o1 = Peer::join(&lab.host("o1"), OFFICIAL, &server.url, &key);
     let o2 = Peer::join(&lab.host("o2"), OFFICIAL, &server.url, &key);
     let t1 = Peer::join(&lab.host("t1"), Kind::Tsd, &server.url, &key);
-    let listeners: Vec<Listener> =
-        [&o1, &o2, &t1].iter().flat_map(|p| [Listener::start(&p.host, 8001), Listener::start(&p.host, 8002)]).collect();
+    let listeners: Vec<Listener> = [&o1, &o2, &t1]
+        .iter()
+        .flat_map(|p| [Listener::start(&p.host, 8001), Listener::start(&p.host, 8002)])
+        .collect();
     let short = Duration::from_millis(700);
     let pairs = [(&o1, &o2), (&o1, &t1), (&t1, &o1)];
     let reach = |a: &Peer, b: &Peer, port| reaches(&a.host, &b.ip4(), port, short);
@@ -56,7 +58,8 @@ fn policy_changes_reach_receivers_at_once() {
     }
 
     // A refused policy changes nothing.
-    let bad = server.policy_file("{\"acls\": [{\"action\": \"accept\", \"src\": [\"tag:nope\"], \"dst\": [\"*:*\"]}]}");
+    let bad = server
+        .policy_file("{\"acls\": [{\"action\": \"accept\", \"src\": [\"tag:nope\"], \"dst\": [\"*:*\"]}]}");
     let out = server.admin(&["policy", "set", bad.to_str().unwrap(), "--yes"]);
     assert_eq!(out.status.code(), Some(1));
     let text = String::from_utf8_lossy(&out.stderr).into_owned();

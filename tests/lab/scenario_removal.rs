@@ -20,7 +20,11 @@ fn removed_nodes_are_gone_and_cannot_send() {
         }
         server.ok(&["nodes", "delete", name]);
         let limit = Duration::from_secs(3);
-        println!("{name} gone from o1 after {:?}, from t1 after {:?}", o1.wait_gone(name, limit), t1.wait_gone(name, limit));
+        println!(
+            "{name} gone from o1 after {:?}, from t1 after {:?}",
+            o1.wait_gone(name, limit),
+            t1.wait_gone(name, limit)
+        );
         for peer in [&o1, &t1] {
             let ip = eventually("an address", limit, || Ok(peer.ip4()));
             assert!(gone.icmp(&ip).is_err(), "{name} still reaches {}", peer.name());

@@ -72,7 +72,10 @@ fn a_first_start_needs_nothing_and_shows_how_to_join() {
         if out.status.success() { Ok(()) } else { Err(lossy(&out.stderr)) }
     });
     let page = second.text();
-    assert!(!page.contains("tskey-auth-") && !page.contains("token="), "a later start prints secrets:\n{page}");
+    assert!(
+        !page.contains("tskey-auth-") && !page.contains("token="),
+        "a later start prints secrets:\n{page}"
+    );
     assert!(page.contains("tsd console link") && page.contains("authkeys create"), "{page}");
     let nodes = host.ok(TSD, &["nodes", "list", "--json"]);
     assert_eq!(serde_json::from_str::<serde_json::Value>(&nodes).unwrap().as_array().unwrap().len(), 2);

@@ -55,14 +55,15 @@ fn the_first_pinning_client_joins_without_any_ca() {
     let lab = Lab::new("versions, pinned");
     let server = Server::start(&lab.host_at("srv", "203.0.113.10"));
     let auth = server.key(&["--reusable"]);
-    let peers: Vec<Peer> = [("new", OFFICIAL), ("pin", Kind::Official(Version::FirstPinning)), ("ours", Kind::Tsd)]
-        .into_iter()
-        .map(|(name, kind)| {
-            let host = lab.host(name);
-            host.block_udp();
-            Peer::join(&host, kind, &server.url, &auth)
-        })
-        .collect();
+    let peers: Vec<Peer> =
+        [("new", OFFICIAL), ("pin", Kind::Official(Version::FirstPinning)), ("ours", Kind::Tsd)]
+            .into_iter()
+            .map(|(name, kind)| {
+                let host = lab.host(name);
+                host.block_udp();
+                Peer::join(&host, kind, &server.url, &auth)
+            })
+            .collect();
     all_ping(&peers);
 }
 

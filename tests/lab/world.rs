@@ -68,11 +68,7 @@ pub struct Process {
 
 fn run(program: &str, args: &[&str]) {
     let out = Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{program}: {e}"));
-    assert!(
-        out.status.success(),
-        "{program} {args:?} failed: {}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    assert!(out.status.success(), "{program} {args:?} failed: {}", String::from_utf8_lossy(&out.stderr));
 }
 
 fn ip(args: &[&str]) {
@@ -210,7 +206,20 @@ impl Inner {
     fn wire(&self, bridge_space: &str, bridge: &str, space: &str, addr: &str, len: u8) {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let port = format!("p{n}");
-        ip(&["-n", bridge_space, "link", "add", &port, "type", "veth", "peer", "name", "wan", "netns", space]);
+        ip(&[
+            "-n",
+            bridge_space,
+            "link",
+            "add",
+            &port,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "wan",
+            "netns",
+            space,
+        ]);
         ip(&["-n", bridge_space, "link", "set", &port, "master", bridge, "up"]);
         ip(&["-n", space, "addr", "add", &format!("{addr}/{len}"), "dev", "wan"]);
         ip(&["-n", space, "link", "set", "wan", "up"]);
@@ -328,7 +337,10 @@ impl Host {
     }
 
     /// Runs `work` on a thread inside this machine's network.
-    pub fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
+    pub fn inside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> thread::JoinHandle<T> {
         let path = format!("/run/netns/{}", self.space);
         thread::spawn(move || {
             let file = fs::File::open(&path).unwrap();
@@ -415,7 +427,12 @@ impl Drop for Inner {
                 let text = String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned();
                 let lines: Vec<&str> = text.lines().collect();
                 let tail = lines.len().saturating_sub(60);
-                eprintln!("---- {}: {name} (last {} of {} lines)", self.title, lines.len() - tail, lines.len());
+                eprintln!(
+                    "---- {}: {name} (last {} of {} lines)",
+                    self.title,
+                    lines.len() - tail,
+                    lines.len()
+                );
                 for line in &lines[tail..] {
                     eprintln!("     {line}");
                 }
@@ -425,7 +442,8 @@ impl Drop for Inner {
         }
         for space in self.spaces.borrow().iter() {
             let pids = Command::new("ip").args(["netns", "pids", space]).output();
-            for pid in String::from_utf8_lossy(&pids.map(|o| o.stdout).unwrap_or_default()).split_whitespace() {
+            for pid in String::from_utf8_lossy(&pids.map(|o| o.stdout).unwrap_or_default()).split_whitespace()
+            {
                 if let Ok(pid) = pid.parse() {
                     let pid = nix::unistd::Pid::from_raw(pid);
                     let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);

@@ -47,9 +47,7 @@ impl Browser {
             .stderr(Stdio::null())
             .spawn()
             .context("cannot start /usr/bin/chromedriver: install chromium and chromium-driver")?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let port = match chosen_port(&mut driver) {
             Ok(port) => port,
             Err(error) => {
@@ -58,13 +56,7 @@ impl Browser {
                 return Err(error);
             }
         };
-        let mut browser = Self {
-            runtime,
-            driver,
-            port,
-            session: String::new(),
-            _profile: profile,
-        };
+        let mut browser = Self { runtime, driver, port, session: String::new(), _profile: profile };
         let mut args: Vec<String> = [
             "--headless",
             "--no-sandbox",
@@ -80,10 +72,7 @@ impl Browser {
         ]
         .map(str::to_owned)
         .to_vec();
-        args.push(format!(
-            "--user-data-dir={}",
-            browser._profile.path().display()
-        ));
+        args.push(format!("--user-data-dir={}", browser._profile.path().display()));
         args.push(format!("--window-size={width},{height}"));
         let wanted = json!({"capabilities": {"alwaysMatch": {
             "browserName": "chrome",
@@ -91,10 +80,7 @@ impl Browser {
             "goog:chromeOptions": {"binary": "/usr/bin/chromium", "args": args},
         }}});
         let made = browser.call(Method::POST, "/session", Some(&wanted))?;
-        made["sessionId"]
-            .as_str()
-            .context("chromedriver gave no session")?
-            .clone_into(&mut browser.session);
+        made["sessionId"].as_str().context("chromedriver gave no session")?.clone_into(&mut browser.session);
         browser.resize(width, height)?;
         browser.dark(dark)?;
         Ok(browser)
@@ -141,12 +127,7 @@ impl Browser {
     /// All elements that fit a CSS selector.
     pub(crate) fn find_all(&self, css: &str) -> Result<Vec<Element>> {
         let found = self.post("/elements", &json!({"using": "css selector", "value": css}))?;
-        found
-            .as_array()
-            .context("no list of elements")?
-            .iter()
-            .map(element)
-            .collect()
+        found.as_array().context("no list of elements")?.iter().map(element).collect()
     }
 
     /// The first button or link whose text contains `text`.
@@ -174,8 +155,7 @@ impl Browser {
 
     /// Clicks something that stays on the page.
     pub(crate) fn click(&self, element: &Element) -> Result<()> {
-        self.post(&format!("/element/{}/click", element.0), &json!({}))
-            .map(|_| ())
+        self.post(&format!("/element/{}/click", element.0), &json!({})).map(|_| ())
     }
 
     /// Clicks a link or button that opens a page, and waits until the new page is loaded: the driver
@@ -186,22 +166,13 @@ impl Browser {
         let end = tsd::clock::Now::read().mono + COMMAND_TIME;
         // Each round is a round trip to the browser, which is pause enough.
         while self.get(&format!("/element/{}/name", old.0)).is_ok() {
-            ensure!(
-                tsd::clock::Now::read().mono < end,
-                "the click opened no page in {COMMAND_TIME:?}"
-            );
+            ensure!(tsd::clock::Now::read().mono < end, "the click opened no page in {COMMAND_TIME:?}");
         }
         loop {
-            if self
-                .run("return document.readyState")
-                .is_ok_and(|s| s == "complete")
-            {
+            if self.run("return document.readyState").is_ok_and(|s| s == "complete") {
                 return Ok(());
             }
-            ensure!(
-                tsd::clock::Now::read().mono < end,
-                "the page was not loaded in {COMMAND_TIME:?}"
-            );
+            ensure!(tsd::clock::Now::read().mono < end, "the page was not loaded in {COMMAND_TIME:?}");
         }
     }
 
@@ -212,17 +183,12 @@ impl Browser {
 
     /// Types into a field, after what is there.
     pub(crate) fn type_into(&self, element: &Element, text: &str) -> Result<()> {
-        self.post(
-            &format!("/element/{}/value", element.0),
-            &json!({ "text": text }),
-        )
-        .map(|_| ())
+        self.post(&format!("/element/{}/value", element.0), &json!({ "text": text })).map(|_| ())
     }
 
     /// Empties a field.
     pub(crate) fn clear(&self, element: &Element) -> Result<()> {
-        self.post(&format!("/element/{}/clear", element.0), &json!({}))
-            .map(|_| ())
+        self.post(&format!("/element/{}/clear", element.0), &json!({})).map(|_| ())
     }
 
     /// Empties a field and types into it.
@@ -259,11 +225,9 @@ impl Browser {
 
     /// How many pixels the page is wider than the window: 0 when nothing scrolls sideways.
     pub(crate) fn overflow(&self) -> Result<i64> {
-        self.run(
-            "return document.documentElement.scrollWidth - document.documentElement.clientWidth",
-        )?
-        .as_i64()
-        .context("no number")
+        self.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth")?
+            .as_i64()
+            .context("no number")
     }
 
     /// Sets the size of the page area, also below the narrowest window a desktop allows.
@@ -279,16 +243,13 @@ impl Browser {
     pub(crate) fn dark(&self, dark: bool) -> Result<()> {
         let value = if dark { "dark" } else { "light" };
         let features = json!({"features": [{"name": "prefers-color-scheme", "value": value}]});
-        self.devtools("Emulation.setEmulatedMedia", &features)
-            .map(|_| ())
+        self.devtools("Emulation.setEmulatedMedia", &features).map(|_| ())
     }
 
     /// Writes a PNG of the whole page, past what the window shows.
     pub(crate) fn screenshot(&self, path: &Path) -> Result<()> {
-        let shot = self.devtools(
-            "Page.captureScreenshot",
-            &json!({"format": "png", "captureBeyondViewport": true}),
-        )?;
+        let shot = self
+            .devtools("Page.captureScreenshot", &json!({"format": "png", "captureBeyondViewport": true}))?;
         let data = shot["data"].as_str().context("no picture")?;
         let png = base64::engine::general_purpose::STANDARD.decode(data)?;
         std::fs::write(path, png).with_context(|| format!("cannot write {}", path.display()))
@@ -296,26 +257,15 @@ impl Browser {
 
     /// A command of the browser's own tools.
     fn devtools(&self, command: &str, params: &Value) -> Result<Value> {
-        self.post(
-            "/goog/cdp/execute",
-            &json!({"cmd": command, "params": params}),
-        )
+        self.post("/goog/cdp/execute", &json!({"cmd": command, "params": params}))
     }
 
     fn get(&self, path: &str) -> Result<Value> {
-        self.call(
-            Method::GET,
-            &format!("/session/{}{path}", self.session),
-            None,
-        )
+        self.call(Method::GET, &format!("/session/{}{path}", self.session), None)
     }
 
     fn post(&self, path: &str, body: &Value) -> Result<Value> {
-        self.call(
-            Method::POST,
-            &format!("/session/{}{path}", self.session),
-            Some(body),
-        )
+        self.call(Method::POST, &format!("/session/{}{path}", self.session), Some(body))
     }
 
     fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
@@ -333,9 +283,7 @@ impl Browser {
             let ask = async {
                 let response = sender.send_request(request).await?;
                 let status = response.status();
-                let body = Limited::new(response.into_body(), MAX_ANSWER)
-                    .collect()
-                    .await;
+                let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
                 let body = body.map_err(|e| anyhow::anyhow!("{e}"))?.to_bytes();
                 anyhow::Ok((status, body))
             };
@@ -349,20 +297,11 @@ impl Browser {
                 }
             }
         };
-        let answer = self
-            .runtime
-            .block_on(async { tokio::time::timeout(COMMAND_TIME, exchange).await });
-        let (status, body) =
-            answer.with_context(|| format!("{path}: no answer in {COMMAND_TIME:?}"))??;
-        let mut answer: Value =
-            serde_json::from_slice(&body).context("chromedriver answered no JSON")?;
+        let answer = self.runtime.block_on(async { tokio::time::timeout(COMMAND_TIME, exchange).await });
+        let (status, body) = answer.with_context(|| format!("{path}: no answer in {COMMAND_TIME:?}"))??;
+        let mut answer: Value = serde_json::from_slice(&body).context("chromedriver answered no JSON")?;
         let value = answer["value"].take();
-        ensure!(
-            status.is_success(),
-            "{path}: {}: {}",
-            value["error"],
-            value["message"]
-        );
+        ensure!(status.is_success(), "{path}: {}: {}", value["error"], value["message"]);
         Ok(value)
     }
 }
@@ -395,9 +334,7 @@ fn chosen_port(driver: &mut Child) -> Result<u16> {
 }
 
 fn element(value: &Value) -> Result<Element> {
-    Ok(Element(
-        value[ELEMENT].as_str().context("no element")?.to_owned(),
-    ))
+    Ok(Element(value[ELEMENT].as_str().context("no element")?.to_owned()))
 }
 
 fn text_of(value: Value) -> Result<String> {

@@ -56,15 +56,9 @@ fn an_unknown_tag_is_placed_and_the_near_one_named() {
     let text = "{\n  \"tagOwners\": {\"tag:server\": []},\n  \"acls\": [\n    {\"action\": \"accept\", \"src\": [\"tag:sever\"], \"dst\": [\"tag:server:22\"]}\n  ]\n}";
     let found = faults(text);
     assert_eq!(found.len(), 1);
-    assert_eq!(
-        (found[0].code, found[0].line, found[0].column),
-        ("unknown-tag", 4, 34)
-    );
+    assert_eq!((found[0].code, found[0].line, found[0].column), ("unknown-tag", 4, 34));
     assert_eq!(found[0].message, "src=tag not found: \"tag:sever\"");
-    assert_eq!(
-        found[0].hint,
-        "tag:sever is declared by nobody; did you mean tag:server?"
-    );
+    assert_eq!(found[0].hint, "tag:sever is declared by nobody; did you mean tag:server?");
 }
 
 #[test]
@@ -137,10 +131,7 @@ fn the_rest_of_the_language_is_refused_by_name_and_never_ignored() {
     ] {
         let found = faults(&format!("{{\n{section}\n}}"));
         assert_eq!(found[0].code, "not-supported", "{section}");
-        assert!(
-            found[0].message.contains("is not supported yet"),
-            "{section}"
-        );
+        assert!(found[0].message.contains("is not supported yet"), "{section}");
         assert_eq!(found[0].line, 2, "{section}");
     }
     let found = faults("{\"ssh\": [{}]}");
@@ -149,7 +140,8 @@ fn the_rest_of_the_language_is_refused_by_name_and_never_ignored() {
 
 #[test]
 fn unsupported_sections_that_say_nothing_are_accepted() {
-    let text = r#"{"ssh": [], "nodeAttrs": null, "tests": [], "autoApprovers": {}, "randomizeClientPort": false}"#;
+    let text =
+        r#"{"ssh": [], "nodeAttrs": null, "tests": [], "autoApprovers": {}, "randomizeClientPort": false}"#;
     assert_eq!(compiled(text).peers(NodeId(1)).len(), 5);
 }
 
@@ -158,34 +150,19 @@ fn absent_rules_allow_and_empty_rules_deny() {
     let all = ids(&[2, 3, 4, 5, 6]);
     assert_eq!(compiled("{}").peers(NodeId(1)), all);
     assert_eq!(compiled("{\"acls\": null}").peers(NodeId(1)), all);
-    for nothing in [
-        "{\"acls\": []}",
-        "{\"grants\": []}",
-        "{\"acls\": [], \"grants\": null}",
-    ] {
+    for nothing in ["{\"acls\": []}", "{\"grants\": []}", "{\"acls\": [], \"grants\": null}"] {
         assert!(compiled(nothing).peers(NodeId(1)).is_empty(), "{nothing}");
-        assert!(
-            compiled(nothing).filter_rules(NodeId(1)).is_empty(),
-            "{nothing}"
-        );
+        assert!(compiled(nothing).filter_rules(NodeId(1)).is_empty(), "{nothing}");
     }
     let default = Policy::hosted_default().compile(&world());
     let rules = default.filter_rules(NodeId(4));
     assert_eq!(rules.len(), 1);
     assert_eq!(
         rules[0].src_ips,
-        [
-            "10.33.0.0/16",
-            "100.115.94.0-100.127.255.255",
-            "100.64.0.0-100.115.91.255",
-            "fd7a:115c:a1e0::/48",
-        ]
+        ["10.33.0.0/16", "100.115.94.0-100.127.255.255", "100.64.0.0-100.115.91.255", "fd7a:115c:a1e0::/48",]
     );
     assert_eq!(rules[0].dst_ports[0].ip, "*");
-    assert!(
-        Arc::ptr_eq(&rules, &default.filter_rules(NodeId(1))),
-        "equal nodes share their rules"
-    );
+    assert!(Arc::ptr_eq(&rules, &default.filter_rules(NodeId(1))), "equal nodes share their rules");
 }
 
 #[test]
@@ -195,29 +172,19 @@ fn old_spellings_and_comment_members_are_read() {
     assert_eq!(rules[0].src_ips.len(), 4);
     let both = r#"{"acls": [{"action": "accept", "users": ["*"], "src": ["*"], "dst": ["*:*"]}]}"#;
     assert_eq!(faults(both)[0].code, "duplicate-key");
-    assert_eq!(
-        faults("{\"acls\": [], \"ACLs\": []}")[0].code,
-        "duplicate-key"
-    );
+    assert_eq!(faults("{\"acls\": [], \"ACLs\": []}")[0].code, "duplicate-key");
 }
 
 #[test]
 fn self_reaches_own_devices_only() {
-    let text = r#"{"acls": [{"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:self:*"]}]}"#;
+    let text =
+        r#"{"acls": [{"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:self:*"]}]}"#;
     let policy = compiled(text);
     assert_eq!(policy.peers(NodeId(1)), ids(&[2]));
     assert!(policy.peers(NodeId(3)).is_empty());
     assert!(policy.filter_rules(NodeId(4)).is_empty());
     let rules = policy.filter_rules(NodeId(2));
-    assert_eq!(
-        rules[0].src_ips,
-        [
-            "100.64.1.2",
-            "100.64.1.4",
-            "fd7a:115c:a1e0::1:2",
-            "fd7a:115c:a1e0::1:4"
-        ]
-    );
+    assert_eq!(rules[0].src_ips, ["100.64.1.2", "100.64.1.4", "fd7a:115c:a1e0::1:2", "fd7a:115c:a1e0::1:4"]);
     assert_eq!(rules[0].dst_ports.len(), 2);
 }
 
@@ -229,10 +196,8 @@ fn self_part_before_an_equal_rule_takes_its_place_in_the_list() {
         {"action": "accept", "src": ["alice@"], "dst": ["alice@:3"]}
     ]}"#;
     let rules = compiled(text).filter_rules(NodeId(1));
-    let ports: Vec<Vec<u16>> = rules
-        .iter()
-        .map(|r| r.dst_ports.iter().map(|p| p.ports.first).collect())
-        .collect();
+    let ports: Vec<Vec<u16>> =
+        rules.iter().map(|r| r.dst_ports.iter().map(|p| p.ports.first).collect()).collect();
     assert_eq!(ports, [vec![1, 1, 3, 3], vec![2, 2]]);
 }
 
@@ -274,10 +239,7 @@ fn tags_may_be_applied_by_owners_their_groups_and_holders() {
     assert!(!may("tag:a", Some("bob@example.com"), &[]));
     assert!(!may("tag:a", None, &[]));
     assert!(may("tag:b", Some("bob@example.com"), &[]));
-    assert!(
-        may("tag:c", Some("bob@example.com"), &[]),
-        "owner tags resolve transitively"
-    );
+    assert!(may("tag:c", Some("bob@example.com"), &[]), "owner tags resolve transitively");
     assert!(may("tag:c", None, &[tag("tag:b")]));
     assert!(!may("tag:c", Some("alice"), &[tag("tag:a")]));
     assert!(!may("tag:d", Some("alice"), &[]));
@@ -285,16 +247,14 @@ fn tags_may_be_applied_by_owners_their_groups_and_holders() {
     assert!(may("tag:f", None, &[tag("tag:d")]));
     assert!(may("tag:e", Some("carol"), &[]));
     assert!(!may("tag:e", None, &[]));
-    assert!(
-        !may("tag:z", Some("alice"), &[tag("tag:z")]),
-        "undeclared tags belong to nobody"
-    );
+    assert!(!may("tag:z", Some("alice"), &[tag("tag:z")]), "undeclared tags belong to nobody");
     assert!(policy.declares(&tag("tag:d")) && !policy.declares(&tag("tag:z")));
 }
 
 #[test]
 fn users_that_do_not_exist_are_warned_of() {
-    let text = "{\"acls\": [{\"action\": \"accept\",\n\"src\": [\"alise@\"], \"dst\": [\"bob@example.com:*\"]}]}";
+    let text =
+        "{\"acls\": [{\"action\": \"accept\",\n\"src\": [\"alise@\"], \"dst\": [\"bob@example.com:*\"]}]}";
     let warnings = Policy::parse(text).unwrap().warnings(&world());
     assert_eq!(warnings.len(), 1);
     assert_eq!((warnings[0].line, warnings[0].column), (2, 9));
@@ -314,19 +274,12 @@ fn a_diff_names_pairs_and_ports() {
         ]}"#,
     );
     let found = diff(&old, &new, &world(), 100);
-    let entry = |from, to, what: &str| AccessChange {
-        from: NodeId(from),
-        to: NodeId(to),
-        what: what.to_owned(),
-    };
+    let entry =
+        |from, to, what: &str| AccessChange { from: NodeId(from), to: NodeId(to), what: what.to_owned() };
     assert_eq!(found.lost, [entry(1, 3, "tcp 22"), entry(2, 3, "tcp 22")]);
     assert_eq!(
         found.gained,
-        [
-            entry(1, 2, "ports 80-90"),
-            entry(2, 1, "ports 80-90"),
-            entry(3, 5, "all ports at 10.33.0.0/16"),
-        ]
+        [entry(1, 2, "ports 80-90"), entry(2, 1, "ports 80-90"), entry(3, 5, "all ports at 10.33.0.0/16"),]
     );
     assert_eq!((found.lost_total, found.gained_total), (2, 3));
     let none = diff(&new, &new, &world(), 100);

@@ -23,8 +23,7 @@ pub(super) struct Packet {
 pub(super) fn allows(file: &File, world: &World, node: &WorldNode, packet: Packet) -> bool {
     let default = vec![allow_all()];
     let acls = file.acls.as_ref().unwrap_or(&default);
-    acls.iter()
-        .any(|acl| allows_by(file, world, node, packet, acl))
+    acls.iter().any(|acl| allows_by(file, world, node, packet, acl))
 }
 
 fn allows_by(file: &File, world: &World, node: &WorldNode, packet: Packet, acl: &Acl) -> bool {
@@ -36,10 +35,7 @@ fn allows_by(file: &File, world: &World, node: &WorldNode, packet: Packet, acl: 
     protocol
         && acl.dst.iter().any(|dst| {
             let dst = &dst.value;
-            let port = dst
-                .ports
-                .iter()
-                .any(|p| p.first <= packet.port && packet.port <= p.last);
+            let port = dst.ports.iter().any(|p| p.first <= packet.port && packet.port <= p.last);
             port && if dst.alias == Alias::Own {
                 mine(node, packet.to)
                     && world.nodes.values().any(|device| {
@@ -82,13 +78,8 @@ fn is_destination(file: &File, world: &World, alias: &Alias, ip: IpAddr) -> bool
     match alias {
         Alias::Any => true,
         Alias::Internet => {
-            let private = [
-                "10.0.0.0/8",
-                "172.16.0.0/12",
-                "192.168.0.0/16",
-                "100.64.0.0/10",
-                "169.254.0.0/16",
-            ];
+            let private =
+                ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16"];
             match ip {
                 IpAddr::V4(_) => !private.iter().any(|p| inside(p, ip)),
                 IpAddr::V6(_) => inside("2000::/3", ip),
@@ -101,9 +92,7 @@ fn is_destination(file: &File, world: &World, alias: &Alias, ip: IpAddr) -> bool
 fn is_common(file: &File, world: &World, alias: &Alias, ip: IpAddr) -> bool {
     let owner = world.nodes.values().find(|n| mine(n, ip)).map(|n| &n.owner);
     let called = |name: &str| {
-        let user = owner
-            .and_then(|o| o.user())
-            .and_then(|u| world.users.get(&u));
+        let user = owner.and_then(|o| o.user()).and_then(|u| world.users.get(&u));
         user.is_some_and(|u| u.name == name)
     };
     match alias {

@@ -54,12 +54,16 @@ fn rule() -> impl Strategy<Value = String> {
     )
         .prop_map(|(mut src, dst, proto)| {
             if dst.iter().any(|(d, _)| *d == "autogroup:self") {
-                src.retain(|s| s.ends_with('@') || s.contains("example") || s.starts_with("group:") || *s == "*" || *s == "autogroup:member");
+                src.retain(|s| {
+                    s.ends_with('@')
+                        || s.contains("example")
+                        || s.starts_with("group:")
+                        || *s == "*"
+                        || *s == "autogroup:member"
+                });
             }
             let dst: Vec<String> = dst.iter().map(|(d, p)| format!("{d}:{p}")).collect();
-            format!(
-                "{{\"action\": \"accept\", \"src\": {src:?}, \"dst\": {dst:?}, \"proto\": {proto:?}}}"
-            )
+            format!("{{\"action\": \"accept\", \"src\": {src:?}, \"dst\": {dst:?}, \"proto\": {proto:?}}}")
         })
 }
 
@@ -77,10 +81,7 @@ fn policy() -> impl Strategy<Value = String> {
 /// Seven nodes: each of alice, bob, a server, a router (of two prefixes) or an exit node.
 fn worlds() -> impl Strategy<Value = World> {
     prop::collection::vec(0..5u8, 7).prop_map(|kinds| {
-        let mut out = World {
-            users: world().users,
-            ..World::default()
-        };
+        let mut out = World { users: world().users, ..World::default() };
         let tagged = |tag: &str| Owner::Tags(Tags::new([Tag::parse(tag).unwrap()]).unwrap());
         for (number, kind) in (1..).zip(kinds) {
             let (owner, routes): (Owner, &[&str]) = match kind {
@@ -99,17 +100,10 @@ fn worlds() -> impl Strategy<Value = World> {
 /// Whether a client that was given `rules` lets `packet` in.
 fn enforced(rules: &[FilterRule], packet: Packet) -> bool {
     rules.iter().any(|rule| {
-        let protocols: &[i32] = if rule.ip_proto.is_empty() {
-            &[1, 6, 17, 58]
-        } else {
-            &rule.ip_proto
-        };
+        let protocols: &[i32] = if rule.ip_proto.is_empty() { &[1, 6, 17, 58] } else { &rule.ip_proto };
         protocols.contains(&i32::from(packet.protocol))
             && rule.src_ips.iter().any(|s| matches(s, packet.from))
-            && rule
-                .dst_ports
-                .iter()
-                .any(|d| matches(&d.ip, packet.to) && d.ports.contains(packet.port))
+            && rule.dst_ports.iter().any(|d| matches(&d.ip, packet.to) && d.ports.contains(packet.port))
     })
 }
 
@@ -132,15 +126,7 @@ fn targets(node: &WorldNode) -> Vec<IpAddr> {
     let mut out = vec![IpAddr::V4(node.ipv4), IpAddr::V6(node.ipv6)];
     for route in &node.served_routes {
         match route.prefix_len() {
-            0 => out.push(
-                if route.addr().is_ipv4() {
-                    "8.8.8.8"
-                } else {
-                    "2001:db8::1"
-                }
-                .parse()
-                .unwrap(),
-            ),
+            0 => out.push(if route.addr().is_ipv4() { "8.8.8.8" } else { "2001:db8::1" }.parse().unwrap()),
             16 => out.extend(["10.33.7.7", "10.33.99.1"].map(|a| a.parse::<IpAddr>().unwrap())),
             _ => out.push("192.168.1.20".parse().unwrap()),
         }
@@ -149,27 +135,17 @@ fn targets(node: &WorldNode) -> Vec<IpAddr> {
 }
 
 fn packets(world: &World, node: &WorldNode) -> Vec<Packet> {
-    let mut froms: Vec<IpAddr> = ["10.33.1.1", "10.9.9.9", "100.115.92.7", "1.2.3.4"]
-        .map(|a| a.parse().unwrap())
-        .to_vec();
+    let mut froms: Vec<IpAddr> =
+        ["10.33.1.1", "10.9.9.9", "100.115.92.7", "1.2.3.4"].map(|a| a.parse().unwrap()).to_vec();
     for other in world.nodes.values() {
         froms.extend([IpAddr::V4(other.ipv4), IpAddr::V6(other.ipv6)]);
     }
     let mut out = Vec::new();
     for to in targets(node) {
-        for from in froms
-            .iter()
-            .copied()
-            .filter(|f| f.is_ipv4() == to.is_ipv4())
-        {
+        for from in froms.iter().copied().filter(|f| f.is_ipv4() == to.is_ipv4()) {
             for protocol in [6, 17, 132] {
                 for port in [22, 86, 95, 443, 7777] {
-                    out.push(Packet {
-                        from,
-                        to,
-                        protocol,
-                        port,
-                    });
+                    out.push(Packet { from, to, protocol, port });
                 }
             }
         }

@@ -24,16 +24,9 @@ fn settings() -> Settings {
     }
 }
 
-async fn ask(
-    socket: &Path,
-    method: &str,
-    path: &str,
-    body: serde_json::Value,
-) -> (u16, serde_json::Value) {
+async fn ask(socket: &Path, method: &str, path: &str, body: serde_json::Value) -> (u16, serde_json::Value) {
     let stream = UnixStream::connect(socket).await.unwrap();
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     let driver = tokio::spawn(connection);
     let request = http::Request::builder()
         .method(method)
@@ -56,10 +49,7 @@ async fn commands_and_errors_cross_the_socket() {
     let control = Control::start(temp.path(), key, settings()).await.unwrap();
     let api = Api {
         control: control.clone(),
-        status: Arc::new(|| Status {
-            url: "u".into(),
-            ..Status::default()
-        }),
+        status: Arc::new(|| Status { url: "u".into(), ..Status::default() }),
         console_link: Arc::new(|| Box::pin(async { Ok("https://x/login?token=t".to_owned()) })),
     };
     let socket = temp.path().join("admin.sock");
@@ -69,34 +59,14 @@ async fn commands_and_errors_cross_the_socket() {
     let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     std::fs::write(temp.path().join("file"), "x").unwrap();
-    assert!(
-        bind(&temp.path().join("file"))
-            .unwrap_err()
-            .to_string()
-            .contains("is no socket")
-    );
+    assert!(bind(&temp.path().join("file")).unwrap_err().to_string().contains("is no socket"));
     let (stop, stopped) = watch::channel(false);
     let serving = tokio::spawn(serve(listener, api, stopped));
 
     let null = serde_json::Value::Null;
-    let (status, user) = ask(
-        &socket,
-        "POST",
-        "/v1/users",
-        serde_json::json!({"name": "alice"}),
-    )
-    .await;
-    assert_eq!(
-        (status, &user["name"], &user["id"]),
-        (200, &"alice".into(), &1.into())
-    );
-    let (status, error) = ask(
-        &socket,
-        "POST",
-        "/v1/users",
-        serde_json::json!({"name": "alice"}),
-    )
-    .await;
+    let (status, user) = ask(&socket, "POST", "/v1/users", serde_json::json!({"name": "alice"})).await;
+    assert_eq!((status, &user["name"], &user["id"]), (200, &"alice".into(), &1.into()));
+    let (status, error) = ask(&socket, "POST", "/v1/users", serde_json::json!({"name": "alice"})).await;
     assert_eq!((status, &error["code"]), (409, &"conflict".into()));
     let body = serde_json::json!({"user": "alice", "lifetime_seconds": 3600});
     let (status, key) = ask(&socket, "POST", "/v1/authkeys", body).await;
@@ -105,17 +75,9 @@ async fn commands_and_errors_cross_the_socket() {
     let (_, keys) = ask(&socket, "GET", "/v1/authkeys", null.clone()).await;
     assert_eq!(keys[0]["state"], "usable");
     assert!(!keys.to_string().contains("tskey-auth-"));
-    let (status, error) = ask(
-        &socket,
-        "PUT",
-        "/v1/policy",
-        serde_json::json!({"text": "{\"acls\": 5}"}),
-    )
-    .await;
-    assert_eq!(
-        (status, &error["code"], &error["faults"][0]["line"]),
-        (422, &"policy".into(), &1.into())
-    );
+    let (status, error) =
+        ask(&socket, "PUT", "/v1/policy", serde_json::json!({"text": "{\"acls\": 5}"})).await;
+    assert_eq!((status, &error["code"], &error["faults"][0]["line"]), (422, &"policy".into(), &1.into()));
     let (status, error) = ask(&socket, "GET", "/v1/nodes/nobody%2Fhere", null.clone()).await;
     assert_eq!((status, &error["code"]), (404, &"not-found".into()));
     let (status, _) = ask(&socket, "GET", "/v1/bogus", null.clone()).await;

@@ -11,36 +11,19 @@ use super::{Client, World, by};
 async fn everything_acknowledged_is_there_after_a_crash() {
     let world = World::new().await;
     let a = world.joined(1, "a").await;
-    world
-        .control
-        .rename_node(&by(), "a", "named")
-        .await
-        .unwrap();
+    world.control.rename_node(&by(), "a", "named").await.unwrap();
     let hash = [4; 32];
     let later = chrono::DateTime::<chrono::Utc>::MAX_UTC;
-    world
-        .control
-        .put_secret("session", hash, "alice", later)
-        .await
-        .unwrap();
+    world.control.put_secret("session", hash, "alice", later).await.unwrap();
 
     let again = world.after_crash().await;
 
-    let (before, after) = (
-        world.control.node("named").unwrap(),
-        again.control.node("named").unwrap(),
-    );
-    assert_eq!(
-        (before.id, before.ipv4, before.key),
-        (after.id, after.ipv4, after.key)
-    );
+    let (before, after) = (world.control.node("named").unwrap(), again.control.node("named").unwrap());
+    assert_eq!((before.id, before.ipv4, before.key), (after.id, after.ipv4, after.key));
     assert!(again.control.knows_node(&a.node));
     let taken = again.control.take_secret("session", hash).await.unwrap();
     assert_eq!(taken.as_deref(), Some("alice"));
-    assert_eq!(
-        again.control.take_secret("session", hash).await.unwrap(),
-        None
-    );
+    assert_eq!(again.control.take_secret("session", hash).await.unwrap(), None);
     let b = again.joined(2, "b").await;
     assert_ne!(again.control.node("b").unwrap().ipv4, after.ipv4);
     drop(b);
@@ -50,31 +33,17 @@ async fn everything_acknowledged_is_there_after_a_crash() {
 async fn shutdown_writes_what_lags_and_frees_the_directory() {
     let world = World::new().await;
     let a = world.joined(1, "a").await;
-    a.update("a", 1, json!({"Endpoints": ["198.51.100.7:7"]}))
-        .await;
-    let refused = super::start(world.dir.path(), super::settings())
-        .await
-        .err()
-        .unwrap();
-    assert!(
-        refused
-            .to_string()
-            .contains(&std::process::id().to_string()),
-        "{refused}"
-    );
+    a.update("a", 1, json!({"Endpoints": ["198.51.100.7:7"]})).await;
+    let refused = super::start(world.dir.path(), super::settings()).await.err().unwrap();
+    assert!(refused.to_string().contains(&std::process::id().to_string()), "{refused}");
 
     let mut stream = a.poll().await;
     stream.next().await.unwrap();
     world.control.shutdown().await;
     assert!(stream.next().await.is_none(), "streams end");
 
-    let control = super::start(world.dir.path(), super::settings())
-        .await
-        .unwrap();
-    assert_eq!(
-        control.node("a").unwrap().endpoints[0].to_string(),
-        "198.51.100.7:7"
-    );
+    let control = super::start(world.dir.path(), super::settings()).await.unwrap();
+    assert_eq!(control.node("a").unwrap().endpoints[0].to_string(), "198.51.100.7:7");
     assert!(control.node("a").unwrap().last_seen.is_some());
 }
 
@@ -82,36 +51,14 @@ async fn shutdown_writes_what_lags_and_frees_the_directory() {
 async fn users_and_names_are_checked() {
     let world = World::new().await;
     let control = &world.control;
-    assert!(matches!(
-        control.create_user(&by(), "Alice").await,
-        Err(AdminError::Conflict(_))
-    ));
-    assert!(matches!(
-        control.create_user(&by(), "<b>").await,
-        Err(AdminError::Invalid(_))
-    ));
+    assert!(matches!(control.create_user(&by(), "Alice").await, Err(AdminError::Conflict(_))));
+    assert!(matches!(control.create_user(&by(), "<b>").await, Err(AdminError::Invalid(_))));
     let _a = world.joined(1, "a").await;
     let _b = world.joined(2, "a").await;
-    assert_eq!(
-        control
-            .nodes()
-            .iter()
-            .map(|n| n.name.as_str())
-            .collect::<Vec<_>>(),
-        ["a", "a-1"]
-    );
-    assert!(matches!(
-        control.rename_node(&by(), "a", "a-1").await,
-        Err(AdminError::Conflict(_))
-    ));
-    assert!(matches!(
-        control.rename_node(&by(), "a", "A B").await,
-        Err(AdminError::Invalid(_))
-    ));
-    assert!(matches!(
-        control.delete_user(&by(), "alice").await,
-        Err(AdminError::Conflict(_))
-    ));
+    assert_eq!(control.nodes().iter().map(|n| n.name.as_str()).collect::<Vec<_>>(), ["a", "a-1"]);
+    assert!(matches!(control.rename_node(&by(), "a", "a-1").await, Err(AdminError::Conflict(_))));
+    assert!(matches!(control.rename_node(&by(), "a", "A B").await, Err(AdminError::Invalid(_))));
+    assert!(matches!(control.delete_user(&by(), "alice").await, Err(AdminError::Conflict(_))));
     assert!(matches!(control.node("zzz"), Err(AdminError::NotFound(_))));
     for name in ["a-1", "2", "100.64.0.2", "a-1.tail.internal."] {
         assert_eq!(control.node(name).unwrap().name, "a-1", "{name}");
@@ -122,22 +69,12 @@ async fn users_and_names_are_checked() {
 async fn untagging_gives_a_node_back() {
     let world = World::new().await;
     let policy = r#"{"tagOwners": {"tag:web": ["alice@"]}, "acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}"#;
-    world
-        .control
-        .set_policy(&by(), policy, true, None)
-        .await
-        .unwrap();
+    world.control.set_policy(&by(), policy, true, None).await.unwrap();
     let _a = world.joined(1, "a").await;
     let tag = crate::model::Tag::parse("tag:web").unwrap();
     let tagged = world.control.tag_node(&by(), "a", &[tag]).await.unwrap();
     assert_eq!(tagged.user, None);
-    let back = world
-        .after_crash()
-        .await
-        .control
-        .tag_node(&by(), "a", &[])
-        .await
-        .unwrap();
+    let back = world.after_crash().await.control.tag_node(&by(), "a", &[]).await.unwrap();
     assert_eq!(back.user.as_deref(), Some("alice"));
     let unknown = crate::model::Tag::parse("tag:no").unwrap();
     let refused = world.control.tag_node(&by(), "a", &[unknown]).await;
@@ -175,11 +112,7 @@ async fn one_route_has_one_primary_and_it_does_not_flap() {
     b.update("b", 2, offer).await;
     let c = world.joined(3, "c").await;
     for node in ["1", "2"] {
-        world
-            .control
-            .approve_routes(&by(), node, None)
-            .await
-            .unwrap();
+        world.control.approve_routes(&by(), node, None).await.unwrap();
     }
     let mut sb = b.poll().await;
     sb.next().await.unwrap();
@@ -189,11 +122,7 @@ async fn one_route_has_one_primary_and_it_does_not_flap() {
     let primary = |m: &serde_json::Value| {
         let peers = m["Peers"].as_array().unwrap().clone();
         let has = |p: &&serde_json::Value| p.get("PrimaryRoutes").is_some();
-        peers
-            .iter()
-            .filter(has)
-            .map(|p| p["ID"].as_u64().unwrap())
-            .collect::<Vec<_>>()
+        peers.iter().filter(has).map(|p| p["ID"].as_u64().unwrap()).collect::<Vec<_>>()
     };
     let first = sc.next().await.unwrap();
     let before = primary(&first);
@@ -212,9 +141,7 @@ async fn what_cannot_be_written_did_not_happen_and_reading_goes_on() {
     let a = world.joined(1, "a").await;
     let key = world.key(false, false, &[]).await;
     let store = std::sync::Arc::clone(world.control.shared());
-    tokio::task::spawn_blocking(move || store.store.close())
-        .await
-        .unwrap();
+    tokio::task::spawn_blocking(move || store.store.close()).await.unwrap();
 
     let user = world.control.create_user(&by(), "bob").await;
     let late = Client::new(&world.control, 2).await;

@@ -34,10 +34,7 @@ impl Picture {
             self.peers.remove(&id);
         }
         for patch in m.peers_changed_patch.into_iter().flatten() {
-            let peer = self
-                .peers
-                .get_mut(&patch.node_id)
-                .expect("only known peers are patched");
+            let peer = self.peers.get_mut(&patch.node_id).expect("only known peers are patched");
             if patch.derp_region.0 != 0 {
                 peer.home_derp = patch.derp_region;
             }
@@ -61,10 +58,7 @@ impl Picture {
             self.users.insert(profile.id, profile.login_name);
         }
         for peer in self.peers.values() {
-            assert!(
-                self.users.contains_key(&peer.user),
-                "a profile comes no later than its peer"
-            );
+            assert!(self.users.contains_key(&peer.user), "a profile comes no later than its peer");
         }
     }
 
@@ -109,14 +103,11 @@ fn act(draft: &mut Draft, what: u8, node: u8, arg: u8) {
         }
         2 => draft.set_online(id, arg.is_multiple_of(2)),
         3 => {
-            record.endpoints = (0..arg % 3)
-                .map(|p| ([192, 0, 2, arg], u16::from(p) + 1).into())
-                .collect();
+            record.endpoints = (0..arg % 3).map(|p| ([192, 0, 2, arg], u16::from(p) + 1).into()).collect();
             draft.lag_node(record);
         }
         4 => {
-            record.home_derp =
-                (!arg.is_multiple_of(3)).then_some(crate::keys::RegionId(u64::from(arg)));
+            record.home_derp = (!arg.is_multiple_of(3)).then_some(crate::keys::RegionId(u64::from(arg)));
             draft.put_node(record);
         }
         5 => {
@@ -135,25 +126,15 @@ fn act(draft: &mut Draft, what: u8, node: u8, arg: u8) {
         }
         9 => {
             let text = POLICIES[arg as usize % POLICIES.len()];
-            let _ = policy::set(
-                draft,
-                "t",
-                text.into(),
-                Policy::parse(text).unwrap(),
-                true,
-                None,
-            );
+            let _ = policy::set(draft, "t", text.into(), Policy::parse(text).unwrap(), true, None);
         }
         10 => {
             let tags = [crate::model::Tag::parse("tag:t").unwrap()];
             let _ = admin::tag_node(draft, &name, &tags[..usize::from(arg % 2)]);
         }
         11 => {
-            record.hostinfo.routable_ips = vec![
-                "10.0.0.0/8".parse().unwrap(),
-                "0.0.0.0/0".parse().unwrap(),
-                "::/0".parse().unwrap(),
-            ];
+            record.hostinfo.routable_ips =
+                vec!["10.0.0.0/8".parse().unwrap(), "0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()];
             draft.put_node(record);
             let _ = admin::approve_routes(draft, &name, (arg.is_multiple_of(2)).then_some(&[]));
         }
@@ -175,10 +156,7 @@ fn newcomer(draft: &mut Draft, arg: u8) {
     let new = Newcomer {
         machine: MachinePublic::from_bytes(draft.rng.bytes()),
         key: crate::keys::NodePublic::from_bytes(key),
-        hostinfo: Hostinfo {
-            hostname: format!("h{arg}"),
-            ..Hostinfo::default()
-        },
+        hostinfo: Hostinfo { hostname: format!("h{arg}"), ..Hostinfo::default() },
         capver: CapVer(130),
         ephemeral: false,
         owner: Owner::User(user),
@@ -192,29 +170,10 @@ fn newcomer(draft: &mut Draft, arg: u8) {
 }
 
 fn beginning(now: Now) -> Tailnet {
-    let user = |id: u64| User {
-        id: UserId(id),
-        name: format!("u{id}"),
-        created: now.wall,
-    };
-    let stored = Stored {
-        users: vec![user(1), user(2)],
-        last_user: 2,
-        ..Stored::default()
-    };
-    let version = PolicyVersion {
-        version: 0,
-        text: String::new(),
-        author: String::new(),
-        created: now.wall,
-    };
-    let net = Tailnet::new(
-        stored,
-        Policy::hosted_default(),
-        version,
-        super::settings(),
-        now,
-    );
+    let user = |id: u64| User { id: UserId(id), name: format!("u{id}"), created: now.wall };
+    let stored = Stored { users: vec![user(1), user(2)], last_user: 2, ..Stored::default() };
+    let version = PolicyVersion { version: 0, text: String::new(), author: String::new(), created: now.wall };
+    let net = Tailnet::new(stored, Policy::hosted_default(), version, super::settings(), now);
     let mut draft = Draft::new(net, now, Rng::from_seed([1; 32]));
     newcomer(&mut draft, 0);
     newcomer(&mut draft, 1);

@@ -17,18 +17,11 @@ async fn the_first_message_is_whole() {
     assert_eq!(node["Name"], "a.tail.internal.");
     assert_eq!(node["Addresses"][0], "100.64.0.1/32");
     assert_eq!(node["MachineAuthorized"], true);
-    assert!(
-        node["CapMap"]
-            .get("https://tailscale.com/cap/file-sharing")
-            .is_some()
-    );
+    assert!(node["CapMap"].get("https://tailscale.com/cap/file-sharing").is_some());
     assert_eq!(message["DERPMap"]["Regions"]["900"]["RegionCode"], "tsd");
     assert_eq!(message["DNSConfig"]["Proxied"], true);
     assert_eq!(message["DNSConfig"]["Routes"]["tail.internal"], json!([]));
-    assert_eq!(
-        message["DNSConfig"]["Domains"],
-        json!(["tail.internal", "corp.example"])
-    );
+    assert_eq!(message["DNSConfig"]["Domains"], json!(["tail.internal", "corp.example"]));
     assert_eq!(message["Debug"]["DisableLogTail"], true);
     assert_eq!(message["CollectServices"], false);
     assert_eq!(message["Domain"], "home");
@@ -40,10 +33,7 @@ async fn the_first_message_is_whole() {
     assert_eq!(peer["HomeDERP"], 900);
     assert_eq!(peer["Online"], false);
     assert_eq!(peer["Endpoints"], json!(["192.0.2.2:41641"]));
-    assert_eq!(
-        peer["Hostinfo"]["Services"],
-        json!([{"Proto": "peerapi4", "Port": 1234}])
-    );
+    assert_eq!(peer["Hostinfo"]["Services"], json!([{"Proto": "peerapi4", "Port": 1234}]));
     assert!(peer["Hostinfo"].get("NetInfo").is_none());
 }
 
@@ -52,10 +42,7 @@ async fn zstd_frames_hold_the_same_json() {
     let world = World::new().await;
     let a = world.joined(1, "a").await;
     let response = a.poll_response(json!({"Compress": "zstd"})).await;
-    let mut stream = super::Stream {
-        body: response.into_body(),
-        buffer: Vec::new(),
-    };
+    let mut stream = super::Stream { body: response.into_body(), buffer: Vec::new() };
     let raw = stream.raw().await.unwrap();
     let text = zstd::bulk::decompress(&raw, 1 << 20).unwrap();
     let message: serde_json::Value = serde_json::from_slice(&text).unwrap();
@@ -78,17 +65,9 @@ async fn a_second_node_comes_as_a_delta_and_then_as_patches() {
     let online = stream.until(|m| m.get("PeersChangedPatch").is_some()).await;
     assert_eq!(online["PeersChangedPatch"][0]["Online"], true);
 
-    b.update(
-        "b",
-        2,
-        json!({"Endpoints": ["198.51.100.1:5", "127.0.0.1:9"]}),
-    )
-    .await;
+    b.update("b", 2, json!({"Endpoints": ["198.51.100.1:5", "127.0.0.1:9"]})).await;
     let moved = stream.until(|m| m.get("PeersChangedPatch").is_some()).await;
-    assert_eq!(
-        moved["PeersChangedPatch"][0]["Endpoints"],
-        json!(["198.51.100.1:5"])
-    );
+    assert_eq!(moved["PeersChangedPatch"][0]["Endpoints"], json!(["198.51.100.1:5"]));
     assert!(moved.get("Node").is_none());
 
     b.update("new name", 2, json!({})).await;
@@ -107,12 +86,7 @@ async fn a_long_poll_does_not_overwrite_what_the_update_said() {
     let stale = json!({"Endpoints": [], "DiscoKey": format!("discokey:{}", "9".repeat(64)),
         "Hostinfo": {"Hostname": "other"}});
     let _response = a.poll_response(stale).await;
-    a.update(
-        "a",
-        1,
-        json!({"Hostinfo": {"Hostname": "a", "OS": "linux"}}),
-    )
-    .await;
+    a.update("a", 1, json!({"Hostinfo": {"Hostname": "a", "OS": "linux"}})).await;
     let view = world.control.node("a").unwrap();
     assert_eq!(view.endpoints.len(), 1);
     assert_eq!(view.home_derp, 900, "an absent NetInfo is unchanged");
@@ -139,10 +113,7 @@ async fn deleting_a_node_tells_peers_ends_its_stream_and_revokes_its_key() {
     assert!(sb.next().await.is_none(), "the stream ends");
     assert_eq!(revoked.recv().await, Some(b.node));
     assert!(!world.control.knows_node(&b.node));
-    assert_eq!(
-        b.poll_response(json!({})).await.status(),
-        StatusCode::NOT_FOUND
-    );
+    assert_eq!(b.poll_response(json!({})).await.status(), StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
@@ -167,36 +138,17 @@ async fn a_policy_change_reaches_open_streams() {
     let world = World::new().await;
     let (a, b) = (world.joined(1, "a").await, world.joined(2, "b").await);
     let mut stream = a.poll().await;
-    assert_eq!(
-        stream.next().await.unwrap()["Peers"]
-            .as_array()
-            .unwrap()
-            .len(),
-        1
-    );
+    assert_eq!(stream.next().await.unwrap()["Peers"].as_array().unwrap().len(), 1);
     let nobody = r#"{"acls": []}"#;
 
     let unconfirmed = world.control.set_policy(&by(), nobody, false, None).await;
     let broken = world.control.set_policy(&by(), "{", true, None).await;
-    let applied = world
-        .control
-        .set_policy(&by(), nobody, true, Some(0))
-        .await
-        .unwrap();
+    let applied = world.control.set_policy(&by(), nobody, true, Some(0)).await.unwrap();
     let raced = world.control.set_policy(&by(), nobody, true, Some(0)).await;
 
-    assert!(matches!(
-        unconfirmed,
-        Err(super::super::types::AdminError::NeedsConfirmation(_))
-    ));
-    assert!(matches!(
-        broken,
-        Err(super::super::types::AdminError::Policy(_))
-    ));
-    assert!(matches!(
-        raced,
-        Err(super::super::types::AdminError::Conflict(_))
-    ));
+    assert!(matches!(unconfirmed, Err(super::super::types::AdminError::NeedsConfirmation(_))));
+    assert!(matches!(broken, Err(super::super::types::AdminError::Policy(_))));
+    assert!(matches!(raced, Err(super::super::types::AdminError::Conflict(_))));
     assert_eq!((applied.version, applied.applied), (1, true));
     let told = stream.until(|m| m.get("PacketFilters").is_some()).await;
     assert_eq!(told["PacketFilters"], json!({"*": null, "base": []}));
@@ -249,18 +201,9 @@ async fn unknown_and_oversized_requests_are_answered() {
         assert_eq!(a.post(path, "{}").await.status(), status, "{path}");
     }
     let huge = vec![b' '; (1 << 20) + 1];
-    assert_eq!(
-        a.post("/machine/register", huge).await.status(),
-        StatusCode::PAYLOAD_TOO_LARGE
-    );
+    assert_eq!(a.post("/machine/register", huge).await.status(), StatusCode::PAYLOAD_TOO_LARGE);
     let deep = "[".repeat(100_000);
-    assert_eq!(
-        a.post("/machine/map", deep).await.status(),
-        StatusCode::BAD_REQUEST
-    );
+    assert_eq!(a.post("/machine/map", deep).await.status(), StatusCode::BAD_REQUEST);
     let old = json!({"Version": 60, "NodeKey": a.node, "Stream": true});
-    assert_eq!(
-        a.post("/machine/map", old.to_string()).await.status(),
-        StatusCode::BAD_REQUEST
-    );
+    assert_eq!(a.post("/machine/map", old.to_string()).await.status(), StatusCode::BAD_REQUEST);
 }

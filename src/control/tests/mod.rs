@@ -77,17 +77,10 @@ impl World {
             user: "alice".into(),
             reusable,
             ephemeral,
-            tags: tags
-                .iter()
-                .map(|t| crate::model::Tag::parse(t).unwrap())
-                .collect(),
+            tags: tags.iter().map(|t| crate::model::Tag::parse(t).unwrap()).collect(),
             lifetime: Duration::from_secs(3600),
         };
-        self.control
-            .create_auth_key(&by(), request)
-            .await
-            .unwrap()
-            .secret
+        self.control.create_auth_key(&by(), request).await.unwrap().secret
     }
 
     /// A machine that joined with a key, and said where it is.
@@ -121,38 +114,19 @@ impl Client {
     pub(super) async fn new(control: &Control, seed: u8) -> Self {
         let machine = MachinePrivate::generate(&mut Rng::from_seed([seed ^ 0x80; 32])).public();
         let (ours, theirs) = tokio::io::duplex(1 << 20);
-        control
-            .spawn(machine::serve(
-                control.clone(),
-                Caller::test(machine),
-                theirs,
-            ))
-            .unwrap();
+        control.spawn(machine::serve(control.clone(), Caller::test(machine), theirs)).unwrap();
         let (send, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(ours))
-                .await
-                .unwrap();
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(ours)).await.unwrap();
         tokio::spawn(connection);
-        Self {
-            machine,
-            node: node_key(seed),
-            send,
-        }
+        Self { machine, node: node_key(seed), send }
     }
 
     pub(super) async fn post(&self, path: &str, body: impl Into<Bytes>) -> Response<Incoming> {
-        let request = Request::post(format!("https://unused{path}"))
-            .body(Full::new(body.into()))
-            .unwrap();
+        let request = Request::post(format!("https://unused{path}")).body(Full::new(body.into())).unwrap();
         self.send.clone().send_request(request).await.unwrap()
     }
 
-    pub(super) async fn post_json(
-        &self,
-        path: &str,
-        mut base: Value,
-        more: Value,
-    ) -> Response<Incoming> {
+    pub(super) async fn post_json(&self, path: &str, mut base: Value, more: Value) -> Response<Incoming> {
         for (k, v) in more.as_object().unwrap() {
             base[k] = v.clone();
         }
@@ -160,11 +134,7 @@ impl Client {
     }
 
     pub(super) async fn register(&self, name: &str, key: &str, more: Value) -> Value {
-        let auth = if key.is_empty() {
-            Value::Null
-        } else {
-            json!({"AuthKey": key})
-        };
+        let auth = if key.is_empty() { Value::Null } else { json!({"AuthKey": key}) };
         let base = json!({"Version": 130, "NodeKey": self.node, "Auth": auth,
             "Hostinfo": {"Hostname": name, "OS": "linux"}});
         let response = self.post_json("/machine/register", base, more).await;
@@ -191,10 +161,7 @@ impl Client {
     pub(super) async fn poll(&self) -> Stream {
         let response = self.poll_response(json!({})).await;
         assert_eq!(response.status(), StatusCode::OK);
-        Stream {
-            body: response.into_body(),
-            buffer: Vec::new(),
-        }
+        Stream { body: response.into_body(), buffer: Vec::new() }
     }
 }
 

@@ -21,15 +21,10 @@ async fn a_single_use_key_lets_exactly_one_of_64_in() {
     let answers = tasks.join_all().await;
     let won = answers.iter().filter(|a| a["MachineAuthorized"] == true);
     assert_eq!(won.count(), 1);
-    let lost = answers
-        .iter()
-        .filter(|a| a["Error"].as_str().unwrap().contains("already used"));
+    let lost = answers.iter().filter(|a| a["Error"].as_str().unwrap().contains("already used"));
     assert_eq!(lost.count(), 63);
     assert_eq!(world.control.nodes().len(), 1);
-    assert_eq!(
-        world.after_crash().await.control.auth_keys()[0].state,
-        "used"
-    );
+    assert_eq!(world.after_crash().await.control.auth_keys()[0].state, "used");
 }
 
 #[tokio::test]
@@ -40,19 +35,12 @@ async fn bad_keys_are_told_apart_only_to_who_holds_the_secret() {
     let mut forged = key.clone();
     forged.pop();
     forged.push('z');
-    for (text, word) in [
-        ("tskey-auth-99-00", "unknown key"),
-        ("nonsense", "unknown key"),
-        (forged.as_str(), "unknown key"),
-    ] {
+    for (text, word) in
+        [("tskey-auth-99-00", "unknown key"), ("nonsense", "unknown key"), (forged.as_str(), "unknown key")]
+    {
         let answer = client.register("a", text, json!({})).await;
         assert!(answer["Error"].as_str().unwrap().contains(word), "{answer}");
-        assert!(
-            answer["Error"]
-                .as_str()
-                .unwrap()
-                .contains("tsd authkeys create")
-        );
+        assert!(answer["Error"].as_str().unwrap().contains("tsd authkeys create"));
     }
     world.control.revoke_auth_key(&by(), &key).await.unwrap();
     let answer = client.register("a", &key, json!({})).await;
@@ -85,23 +73,11 @@ async fn a_node_key_of_another_machine_is_refused_everywhere() {
     let key = world.key(true, false, &[]).await;
 
     let answer = thief.register("a", &key, json!({})).await;
-    let logout = thief
-        .register("a", "", json!({"Expiry": "1970-01-01T00:02:03Z"}))
-        .await;
+    let logout = thief.register("a", "", json!({"Expiry": "1970-01-01T00:02:03Z"})).await;
     let poll = thief.poll_response(json!({})).await;
 
-    assert!(
-        answer["Error"]
-            .as_str()
-            .unwrap()
-            .contains("another machine")
-    );
-    assert!(
-        logout["Error"]
-            .as_str()
-            .unwrap()
-            .contains("another machine")
-    );
+    assert!(answer["Error"].as_str().unwrap().contains("another machine"));
+    assert!(logout["Error"].as_str().unwrap().contains("another machine"));
     assert_eq!(poll.status(), 403);
     assert!(world.control.knows_node(&owner.node));
 }
@@ -113,19 +89,14 @@ async fn a_login_waits_survives_a_crash_and_is_let_in() {
     let first = client.register("a", "", json!({})).await;
     let url = first["AuthURL"].as_str().unwrap().to_owned();
     assert!(url.starts_with("http://192.0.2.1:8080/a/"), "{url}");
-    assert_eq!(
-        client.register("a", "", json!({})).await["AuthURL"],
-        url.as_str()
-    );
+    assert_eq!(client.register("a", "", json!({})).await["AuthURL"], url.as_str());
 
     let world = world.after_crash().await;
     let client = Client::new(&world.control, 1).await;
     let asked = json!({"Followup": url.clone()});
     let actor = by();
-    let (answer, node) = tokio::join!(
-        client.register("a", "", asked),
-        world.control.approve_login(&actor, &url, None)
-    );
+    let (answer, node) =
+        tokio::join!(client.register("a", "", asked), world.control.approve_login(&actor, &url, None));
 
     assert_eq!(answer["MachineAuthorized"], true);
     assert_eq!(answer["AuthURL"], "");
@@ -142,9 +113,7 @@ async fn a_rejected_login_hears_it_and_a_lost_one_gets_a_new_url() {
     world.control.reject_login(&by(), &url).await.unwrap();
 
     let answer = client.register("a", "", json!({"Followup": url})).await;
-    let lost = client
-        .register("a", "", json!({"Followup": "http://192.0.2.1:8080/a/00"}))
-        .await;
+    let lost = client.register("a", "", json!({"Followup": "http://192.0.2.1:8080/a/00"})).await;
 
     assert!(answer["Error"].as_str().unwrap().contains("turned away"));
     assert!(lost["AuthURL"].as_str().unwrap().contains("/a/"));
@@ -160,15 +129,10 @@ async fn a_new_node_key_keeps_id_addresses_and_name() {
     client.node = node_key(99);
     let key = world.key(true, false, &[]).await;
 
-    client
-        .register("a", &key, json!({"OldNodeKey": old_key}))
-        .await;
+    client.register("a", &key, json!({"OldNodeKey": old_key})).await;
 
     let after = world.control.node("a").unwrap();
-    assert_eq!(
-        (before.id, before.ipv4, before.ipv6),
-        (after.id, after.ipv4, after.ipv6)
-    );
+    assert_eq!((before.id, before.ipv4, before.ipv6), (after.id, after.ipv4, after.ipv6));
     assert_eq!(after.key, client.node);
     assert!(!world.control.knows_node(&old_key));
     assert!(world.control.knows_node(&client.node));
@@ -181,20 +145,12 @@ async fn logging_out_wins_over_a_key_and_the_key_lets_back_in() {
     let client = Client::new(&world.control, 1).await;
     client.register("a", &key, json!({})).await;
 
-    client
-        .register("a", &key, json!({"Expiry": "1970-01-01T00:02:03Z"}))
-        .await;
+    client.register("a", &key, json!({"Expiry": "1970-01-01T00:02:03Z"})).await;
 
     assert!(world.control.node("a").unwrap().expired);
     assert!(!world.control.knows_node(&client.node));
-    assert_eq!(
-        client.register("a", "", json!({})).await["NodeKeyExpired"],
-        true
-    );
-    assert_eq!(
-        client.register("a", &key, json!({})).await["MachineAuthorized"],
-        true
-    );
+    assert_eq!(client.register("a", "", json!({})).await["NodeKeyExpired"], true);
+    assert_eq!(client.register("a", &key, json!({})).await["MachineAuthorized"], true);
     assert!(!world.control.node("a").unwrap().expired);
 }
 
@@ -202,9 +158,7 @@ async fn logging_out_wins_over_a_key_and_the_key_lets_back_in() {
 async fn zero_times_mean_nothing_and_old_clients_hear_why() {
     let world = World::new().await;
     let client = world.joined(1, "a").await;
-    let zero = client
-        .register("a", "", json!({"Expiry": "0001-01-01T00:00:00Z"}))
-        .await;
+    let zero = client.register("a", "", json!({"Expiry": "0001-01-01T00:00:00Z"})).await;
     assert_eq!(zero["MachineAuthorized"], true);
     assert!(!world.control.node("a").unwrap().expired);
     let old = client.register("a", "", json!({"Version": 90})).await;
@@ -216,37 +170,18 @@ async fn tags_need_an_owner() {
     let world = World::new().await;
     let policy = r#"{"tagOwners": {"tag:web": ["alice@"], "tag:db": ["bob@example.com"]},
         "acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}"#;
-    world
-        .control
-        .set_policy(&by(), policy, true, None)
-        .await
-        .unwrap();
+    world.control.set_policy(&by(), policy, true, None).await.unwrap();
     let key = world.key(true, false, &[]).await;
     let asking = |tag: &str| json!({"Hostinfo": {"Hostname": "a", "RequestTags": [tag]}});
 
-    let db = Client::new(&world.control, 1)
-        .await
-        .register("a", &key, asking("tag:db"))
-        .await;
-    let none = Client::new(&world.control, 2)
-        .await
-        .register("b", &key, asking("tag:no"))
-        .await;
-    let web = Client::new(&world.control, 3)
-        .await
-        .register("c", &key, asking("tag:web"))
-        .await;
+    let db = Client::new(&world.control, 1).await.register("a", &key, asking("tag:db")).await;
+    let none = Client::new(&world.control, 2).await.register("b", &key, asking("tag:no")).await;
+    let web = Client::new(&world.control, 3).await.register("c", &key, asking("tag:web")).await;
     let tagged_key = world.key(true, false, &["tag:db"]).await;
-    let by_key = Client::new(&world.control, 4)
-        .await
-        .register("d", &tagged_key, json!({}))
-        .await;
+    let by_key = Client::new(&world.control, 4).await.register("d", &tagged_key, json!({})).await;
 
     let error = db["Error"].as_str().unwrap();
-    assert!(
-        error.contains("tag:db") && error.contains("tagOwners"),
-        "{error}"
-    );
+    assert!(error.contains("tag:db") && error.contains("tagOwners"), "{error}");
     assert!(none["Error"].as_str().unwrap().contains("not declared"));
     assert_eq!(web["User"]["ID"], 2_147_455_555_u64);
     assert_eq!(by_key["Login"]["LoginName"], "tagged-devices");
@@ -286,10 +221,7 @@ async fn an_exhausted_pool_is_named() {
     let key = world.key(true, false, &[]).await;
     for seed in 1..=2 {
         let client = Client::new(&world.control, seed).await;
-        assert_eq!(
-            client.register("a", &key, json!({})).await["MachineAuthorized"],
-            true
-        );
+        assert_eq!(client.register("a", &key, json!({})).await["MachineAuthorized"], true);
     }
     let client = Client::new(&world.control, 3).await;
     let answer = client.register("a", &key, json!({})).await;

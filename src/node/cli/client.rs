@@ -40,9 +40,7 @@ impl From<CallError> for Failure {
             CallError::NoDaemon(e) => Self::Yours(format!(
                 "no daemon answers ({e}); start it with `tsd node up` or `tsd node run`, or name its --socket"
             )),
-            CallError::Status(StatusCode::FORBIDDEN, _) => {
-                Self::Yours("access denied; use sudo".to_owned())
-            }
+            CallError::Status(StatusCode::FORBIDDEN, _) => Self::Yours("access denied; use sudo".to_owned()),
             CallError::Status(_, text) => Self::Yours(text),
             CallError::Broken(e) => Self::Ours(format!("the daemon hung up: {e}")),
         }
@@ -80,9 +78,7 @@ impl Watch {
 
 impl Client {
     pub(super) fn new(socket: &Path) -> Self {
-        Self {
-            socket: socket.to_owned(),
-        }
+        Self { socket: socket.to_owned() }
     }
 
     async fn send(
@@ -91,13 +87,10 @@ impl Client {
         path: &str,
         body: Vec<u8>,
     ) -> Result<http::Response<Incoming>, CallError> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(CallError::NoDaemon)?;
+        let stream = UnixStream::connect(&self.socket).await.map_err(CallError::NoDaemon)?;
         let broken = |e: hyper::Error| CallError::Broken(e.to_string());
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(broken)?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         tokio::spawn(connection);
         let request = Request::builder()
             .method(method)
@@ -109,12 +102,7 @@ impl Client {
     }
 
     /// One call; the answer's bytes.
-    pub(super) async fn call(
-        &self,
-        method: Method,
-        path: &str,
-        body: Vec<u8>,
-    ) -> Result<Bytes, CallError> {
+    pub(super) async fn call(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Bytes, CallError> {
         let response = self.send(method, path, body).await?;
         let status = response.status();
         let bytes = Limited::new(response.into_body(), MAX_ANSWER)
@@ -149,18 +137,10 @@ impl Client {
 
     /// Watches the bus; the initial state and login link come first.
     pub(super) async fn watch(&self) -> Result<Watch, CallError> {
-        let response = self
-            .send(Method::GET, "watch-ipn-bus?mask=2", Vec::new())
-            .await?;
+        let response = self.send(Method::GET, "watch-ipn-bus?mask=2", Vec::new()).await?;
         if !response.status().is_success() {
-            return Err(CallError::Status(
-                response.status(),
-                "the daemon does not let us watch".to_owned(),
-            ));
+            return Err(CallError::Status(response.status(), "the daemon does not let us watch".to_owned()));
         }
-        Ok(Watch {
-            body: response.into_body(),
-            rest: Vec::new(),
-        })
+        Ok(Watch { body: response.into_body(), rest: Vec::new() })
     }
 }

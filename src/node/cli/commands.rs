@@ -18,10 +18,7 @@ pub(super) async fn daemon(socket: PathBuf, args: RunArgs) -> Result<(), Failure
     let filter = tracing_subscriber::EnvFilter::try_from_env("TSD_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     // A host program may have set up logging already.
-    let _ = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(filter)
-        .try_init();
+    let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).try_init();
     if args.background
         && let Err(e) = nix::unistd::setsid()
     {
@@ -34,13 +31,9 @@ pub(super) async fn daemon(socket: PathBuf, args: RunArgs) -> Result<(), Failure
         port: args.port,
         offload: !args.no_offload,
     };
-    run(config).await.map_err(|e| {
-        if e.is_users() {
-            Failure::Yours(e.to_string())
-        } else {
-            Failure::Ours(e.to_string())
-        }
-    })
+    run(config)
+        .await
+        .map_err(|e| if e.is_users() { Failure::Yours(e.to_string()) } else { Failure::Ours(e.to_string()) })
 }
 
 /// `down`.
@@ -83,10 +76,7 @@ fn pretty(value: &Value) -> Result<String, Failure> {
 
 fn ips(node: &Value) -> Vec<IpAddr> {
     let list = node.get("TailscaleIPs").and_then(Value::as_array);
-    list.into_iter()
-        .flatten()
-        .filter_map(|v| v.as_str()?.parse().ok())
-        .collect()
+    list.into_iter().flatten().filter_map(|v| v.as_str()?.parse().ok()).collect()
 }
 
 /// The node of a status with this name or address, and whether it is ourselves.
@@ -98,15 +88,10 @@ fn find<'a>(status: &'a Value, wanted: &str) -> Option<(&'a Value, bool)> {
         by_ip
             || text::name_of(status, node).eq_ignore_ascii_case(wanted)
             || (!full.is_empty()
-                && full
-                    .trim_end_matches('.')
-                    .eq_ignore_ascii_case(wanted.trim_end_matches('.')))
+                && full.trim_end_matches('.').eq_ignore_ascii_case(wanted.trim_end_matches('.')))
     };
     let peers = status.get("Peer").and_then(Value::as_object);
-    let peer = peers
-        .into_iter()
-        .flat_map(|p| p.values())
-        .find(|p| matches(p));
+    let peer = peers.into_iter().flat_map(|p| p.values()).find(|p| matches(p));
     if let Some(peer) = peer {
         return Some((peer, false));
     }
@@ -162,10 +147,7 @@ pub(super) async fn ping(socket: &Path, args: &PingArgs) -> Result<(), Failure> 
             Ok(Err(e)) => return Err(e.into()),
             Err(_) => json!({"Err": "no reply"}),
         };
-        let error = result
-            .get("Err")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
+        let error = result.get("Err").and_then(Value::as_str).unwrap_or_default();
         if error == "no reply" {
             print(&format!("ping \"{ip}\" timed out"));
             if last {
@@ -187,11 +169,7 @@ pub(super) async fn ping(socket: &Path, args: &PingArgs) -> Result<(), Failure> 
             return Ok(());
         }
         if last {
-            return if args.until_direct {
-                Err(yours("direct connection not established"))
-            } else {
-                Ok(())
-            };
+            return if args.until_direct { Err(yours("direct connection not established")) } else { Ok(()) };
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -220,9 +198,7 @@ async fn target(status: &Value, wanted: &str) -> Result<IpAddr, Failure> {
 pub(super) async fn netcheck(socket: &Path, json: bool) -> Result<(), Failure> {
     let report = Client::new(socket).get("netcheck").await?;
     if report.get("NetInfo").is_none_or(Value::is_null) {
-        return Err(yours(
-            "nothing measured: the node has no relay map yet; bring it up with `tsd node up`",
-        ));
+        return Err(yours("nothing measured: the node has no relay map yet; bring it up with `tsd node up`"));
     }
     if json {
         print(&pretty(&report)?);
@@ -235,10 +211,7 @@ pub(super) async fn netcheck(socket: &Path, json: bool) -> Result<(), Failure> {
 /// `whois`.
 pub(super) async fn whois(socket: &Path, json: bool, target: &str) -> Result<(), Failure> {
     let encoded = percent_encoding::utf8_percent_encode(target, percent_encoding::NON_ALPHANUMERIC);
-    let found = match Client::new(socket)
-        .get(&format!("whois?addr={encoded}"))
-        .await
-    {
+    let found = match Client::new(socket).get(&format!("whois?addr={encoded}")).await {
         Err(CallError::Status(http::StatusCode::NOT_FOUND, _)) => {
             return Err(yours(format!("peer not found: nobody has {target}")));
         }
@@ -255,18 +228,11 @@ pub(super) async fn whois(socket: &Path, json: bool, target: &str) -> Result<(),
         text.chars().filter(|c| !c.is_control()).collect::<String>()
     };
     print("Machine:");
-    print(&format!(
-        "  Name:          {}",
-        of(&node, "Name").trim_end_matches('.')
-    ));
+    print(&format!("  Name:          {}", of(&node, "Name").trim_end_matches('.')));
     print(&format!("  ID:            {}", of(&node, "StableID")));
     let list = |n: &str| {
         let all = node.get(n).and_then(Value::as_array);
-        let all: Vec<&str> = all
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
+        let all: Vec<&str> = all.into_iter().flatten().filter_map(Value::as_str).collect();
         all.join(", ")
     };
     print(&format!("  Addresses:     [{}]", list("Addresses")));

@@ -33,11 +33,7 @@ pub(super) fn not_up(status: &Value) -> Option<String> {
         "Stopped" => Some("Tailscale is stopped.".to_owned()),
         "NeedsLogin" => {
             let url = str_of(status, "AuthURL");
-            let link = if url.is_empty() {
-                String::new()
-            } else {
-                format!("\nLog in at: {url}")
-            };
+            let link = if url.is_empty() { String::new() } else { format!("\nLog in at: {url}") };
             Some(format!("Logged out.{link}"))
         }
         "NeedsMachineAuth" => Some("Machine is not yet approved by tailnet admin.".to_owned()),
@@ -49,15 +45,8 @@ pub(super) fn not_up(status: &Value) -> Option<String> {
 pub(super) fn name_of(status: &Value, peer: &Value) -> String {
     let full = str_of(peer, "DNSName").trim_end_matches('.');
     let suffix = str_of(status, "MagicDNSSuffix");
-    let bare = full
-        .strip_suffix(suffix)
-        .unwrap_or(full)
-        .trim_end_matches('.');
-    if bare.is_empty() {
-        format!("(\"{}\")", clean(str_of(peer, "HostName")))
-    } else {
-        clean(bare)
-    }
+    let bare = full.strip_suffix(suffix).unwrap_or(full).trim_end_matches('.');
+    if bare.is_empty() { format!("(\"{}\")", clean(str_of(peer, "HostName"))) } else { clean(bare) }
 }
 
 /// Names come from other machines: nothing that moves a terminal may pass.
@@ -103,11 +92,7 @@ fn activity(peer: &Value) -> String {
     let (rx, tx) = (number(peer, "RxBytes"), number(peer, "TxBytes"));
     let traffic = rx != 0 || tx != 0;
     let online = flag(peer, "Online");
-    let offline = if online {
-        String::new()
-    } else {
-        format!("; offline{}", ago(peer))
-    };
+    let offline = if online { String::new() } else { format!("; offline{}", ago(peer)) };
     let mut out = if flag(peer, "Active") {
         let current = str_of(peer, "CurAddr");
         let relay = str_of(peer, "Relay");
@@ -152,17 +137,9 @@ pub(super) fn status(status: &Value) -> String {
     if let Some(own) = status.get("Self") {
         row(own);
     }
-    let mut peers: Vec<&Value> = status
-        .get("Peer")
-        .and_then(Value::as_object)
-        .map(|p| p.values().collect())
-        .unwrap_or_default();
-    peers.sort_by_key(|p| {
-        (
-            str_of(p, "DNSName").to_owned(),
-            str_of(p, "HostName").to_owned(),
-        )
-    });
+    let mut peers: Vec<&Value> =
+        status.get("Peer").and_then(Value::as_object).map(|p| p.values().collect()).unwrap_or_default();
+    peers.sort_by_key(|p| (str_of(p, "DNSName").to_owned(), str_of(p, "HostName").to_owned()));
     peers.into_iter().for_each(&mut row);
     let mut widths = [0_usize; 5];
     for r in &rows {
@@ -192,11 +169,7 @@ pub(super) fn status(status: &Value) -> String {
 /// The health lines, empty when all is well.
 pub(super) fn health(status: &Value) -> String {
     let lines = status.get("Health").and_then(Value::as_array);
-    let lines: Vec<&str> = lines
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect();
+    let lines: Vec<&str> = lines.into_iter().flatten().filter_map(Value::as_str).collect();
     if lines.is_empty() {
         return String::new();
     }
@@ -208,10 +181,7 @@ pub(super) fn health(status: &Value) -> String {
 }
 
 fn clean_line(text: &str) -> String {
-    text.chars()
-        .filter(|c| !c.is_control())
-        .take(1000)
-        .collect()
+    text.chars().filter(|c| !c.is_control()).take(1000).collect()
 }
 
 /// One pong line.
@@ -222,11 +192,7 @@ pub(super) fn pong(result: &Value) -> String {
         (0, endpoint) => endpoint.to_owned(),
         (_, _) => format!("DERP({})", clean(str_of(result, "DERPRegionCode"))),
     };
-    let latency = if millis >= 1000.0 {
-        format!("{}s", millis / 1000.0)
-    } else {
-        format!("{millis}ms")
-    };
+    let latency = if millis >= 1000.0 { format!("{}s", millis / 1000.0) } else { format!("{millis}ms") };
     format!(
         "pong from {} ({}) via {via} in {latency}",
         clean(str_of(result, "NodeName")),
@@ -243,38 +209,23 @@ pub(super) fn netcheck(report: &Value) -> String {
         None => "unknown",
     };
     let empty = serde_json::Map::new();
-    let regions = report
-        .get("DERPMap")
-        .and_then(|m| m.get("Regions"))
-        .and_then(Value::as_object)
-        .unwrap_or(&empty);
+    let regions =
+        report.get("DERPMap").and_then(|m| m.get("Regions")).and_then(Value::as_object).unwrap_or(&empty);
     let code = |id: &str| {
         let region = regions.get(id);
         let code = region.map(|r| str_of(r, "RegionCode")).unwrap_or_default();
-        if code.is_empty() {
-            id.to_owned()
-        } else {
-            clean(code)
-        }
+        if code.is_empty() { id.to_owned() } else { clean(code) }
     };
     let home = number(&info, "PreferredDERP").to_string();
     let endpoints = report.get("Endpoints").and_then(Value::as_array);
-    let endpoints: Vec<&str> = endpoints
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect();
+    let endpoints: Vec<&str> = endpoints.into_iter().flatten().filter_map(Value::as_str).collect();
     let mut out = format!(
         "Report:\n\t* UDP: {}\n\t* IPv6: {}\n\t* MappingVariesByDestIP: {}\n\t* Endpoints: {}\n\t* Nearest DERP: {}\n\t* DERP latency:\n",
         known("WorkingUDP"),
         known("WorkingIPv6"),
         known("MappingVariesByDestIP"),
         endpoints.join(", "),
-        if home == "0" {
-            "unknown".to_owned()
-        } else {
-            code(&home)
-        },
+        if home == "0" { "unknown".to_owned() } else { code(&home) },
     );
     let latency = info.get("DERPLatency").and_then(Value::as_object);
     for (name, seconds) in latency.into_iter().flatten() {
@@ -295,16 +246,10 @@ mod tests {
     fn a_pong_says_the_way() {
         let direct = json!({"NodeName":"o2","NodeIP":"100.64.0.2","Endpoint":"203.0.113.9:41641",
             "LatencySeconds":0.0031,"DERPRegionID":0});
-        assert_eq!(
-            pong(&direct),
-            "pong from o2 (100.64.0.2) via 203.0.113.9:41641 in 3ms"
-        );
+        assert_eq!(pong(&direct), "pong from o2 (100.64.0.2) via 203.0.113.9:41641 in 3ms");
         let relay = json!({"NodeName":"o2","NodeIP":"100.64.0.2","Endpoint":"",
             "LatencySeconds":0.02,"DERPRegionID":900,"DERPRegionCode":"tsd"});
-        assert_eq!(
-            pong(&relay),
-            "pong from o2 (100.64.0.2) via DERP(tsd) in 20ms"
-        );
+        assert_eq!(pong(&relay), "pong from o2 (100.64.0.2) via DERP(tsd) in 20ms");
     }
 
     #[test]
@@ -334,10 +279,7 @@ mod tests {
     #[test]
     fn states_that_are_not_up_are_told() {
         let out = json!({"BackendState":"NeedsLogin","AuthURL":"http://x/r/1"});
-        assert_eq!(
-            not_up(&out).as_deref(),
-            Some("Logged out.\nLog in at: http://x/r/1")
-        );
+        assert_eq!(not_up(&out).as_deref(), Some("Logged out.\nLog in at: http://x/r/1"));
         assert_eq!(not_up(&json!({"BackendState":"Running"})), None);
     }
 }

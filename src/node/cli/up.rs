@@ -62,9 +62,7 @@ async fn go(socket: &Path, args: UpArgs, waiting: &Waiting) -> Result<(), Failur
     let prefs = wished(&current, &args);
     let url = prefs.get("ControlURL").and_then(Value::as_str);
     if url.unwrap_or_default().is_empty() {
-        return Err(yours(
-            "say which server: tsd node up --login-server https://…",
-        ));
+        return Err(yours("say which server: tsd node up --login-server https://…"));
     }
     let state = status.get("BackendState").and_then(Value::as_str);
     let moved = prefs.get("ControlURL") != current.get("ControlURL");
@@ -83,9 +81,7 @@ async fn go(socket: &Path, args: UpArgs, waiting: &Waiting) -> Result<(), Failur
         let start = json!({"UpdatePrefs": prefs, "AuthKey": key});
         client.post("start", &start).await?;
         if auth_key.is_none() {
-            client
-                .call(Method::POST, "login-interactive", Vec::new())
-                .await?;
+            client.call(Method::POST, "login-interactive", Vec::new()).await?;
         }
     } else {
         client.patch_prefs(&masked(&args)).await?;
@@ -110,10 +106,7 @@ async fn wait_running(
             first = false;
             json!({"State": if running { json!(6) } else { Value::Null }})
         } else {
-            watch
-                .next()
-                .await
-                .ok_or_else(|| Failure::Ours("the daemon ended".to_owned()))?
+            watch.next().await.ok_or_else(|| Failure::Ours("the daemon ended".to_owned()))?
         };
         if let Some(error) = notify.get("ErrMessage").and_then(Value::as_str) {
             return Err(yours(format!("backend error: {error}")));
@@ -150,8 +143,8 @@ fn read_key(text: &str) -> Result<Zeroizing<String>, Failure> {
     let Some(path) = text.strip_prefix("file:") else {
         return Ok(Zeroizing::new(text.to_owned()));
     };
-    let content = std::fs::read_to_string(path)
-        .map_err(|e| yours(format!("cannot read the key from {path}: {e}")))?;
+    let content =
+        std::fs::read_to_string(path).map_err(|e| yours(format!("cannot read the key from {path}: {e}")))?;
     Ok(Zeroizing::new(content.trim().to_owned()))
 }
 
@@ -170,10 +163,7 @@ fn masked(args: &UpArgs) -> Value {
     set("CorpDNS", args.accept_dns.map(Value::from));
     set("RouteAll", args.accept_routes.map(Value::from));
     set("ShieldsUp", args.shields_up.map(Value::from));
-    set(
-        "AdvertiseTags",
-        args.advertise_tags.clone().map(Value::from),
-    );
+    set("AdvertiseTags", args.advertise_tags.clone().map(Value::from));
     out
 }
 
@@ -195,14 +185,9 @@ async fn start_daemon(client: &Client, socket: &Path) -> Result<Value, Failure> 
     let standard = socket == Path::new(DEFAULT_SOCKET);
     if standard && unit_exists().await {
         say(&format!("The daemon is not running; starting {UNIT}."));
-        let done = tokio::process::Command::new("systemctl")
-            .args(["start", UNIT])
-            .status()
-            .await;
+        let done = tokio::process::Command::new("systemctl").args(["start", UNIT]).status().await;
         if !done.is_ok_and(|s| s.success()) {
-            return Err(yours(format!(
-                "{UNIT} does not start; see `journalctl -u {UNIT}`"
-            )));
+            return Err(yours(format!("{UNIT} does not start; see `journalctl -u {UNIT}`")));
         }
     } else {
         start_in_background(socket)?;
@@ -221,11 +206,7 @@ async fn start_daemon(client: &Client, socket: &Path) -> Result<Value, Failure> 
     };
     tokio::time::timeout(START_LIMIT, answers)
         .await
-        .unwrap_or_else(|_| {
-            Err(yours(
-                "the daemon does not answer; run `tsd node run` by hand to see why",
-            ))
-        })
+        .unwrap_or_else(|_| Err(yours("the daemon does not answer; run `tsd node run` by hand to see why")))
 }
 
 async fn unit_exists() -> bool {
@@ -243,8 +224,8 @@ async fn unit_exists() -> bool {
 
 /// In a session of its own, so that it outlives this terminal; its log goes beside the socket.
 fn start_in_background(socket: &Path) -> Result<(), Failure> {
-    let program = std::env::current_exe()
-        .map_err(|e| Failure::Ours(format!("cannot find this program: {e}")))?;
+    let program =
+        std::env::current_exe().map_err(|e| Failure::Ours(format!("cannot find this program: {e}")))?;
     let log = socket.with_extension("log");
     if let Some(dir) = socket.parent() {
         let _ = std::fs::create_dir_all(dir);
@@ -261,15 +242,10 @@ fn start_in_background(socket: &Path) -> Result<(), Failure> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(file);
-    let mut child = command
-        .spawn()
-        .map_err(|e| yours(format!("cannot start the daemon: {e}")))?;
+    let mut child = command.spawn().map_err(|e| yours(format!("cannot start the daemon: {e}")))?;
     // It outlives us; until then nobody else would take its exit.
     std::thread::spawn(move || child.wait());
-    say(&format!(
-        "The daemon was not running; started it in the background (log: {}).",
-        log.display()
-    ));
+    say(&format!("The daemon was not running; started it in the background (log: {}).", log.display()));
     Ok(())
 }
 
@@ -279,11 +255,7 @@ mod tests {
 
     #[test]
     fn only_what_was_said_is_changed() {
-        let args = UpArgs {
-            hostname: Some("h".into()),
-            accept_dns: Some(false),
-            ..UpArgs::default()
-        };
+        let args = UpArgs { hostname: Some("h".into()), accept_dns: Some(false), ..UpArgs::default() };
         let edit = masked(&args);
         assert_eq!(edit["HostnameSet"], true);
         assert_eq!(edit["CorpDNS"], false);

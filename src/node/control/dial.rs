@@ -148,9 +148,7 @@ pub(super) async fn race<T, F: Future<Output = Result<T, String>>>(
         let mut one = Box::pin(attempt(first));
         let Some(second) = second else {
             let made = one.await;
-            return made
-                .map(|t| (t, first))
-                .map_err(|e| format!("{first}: {e}"));
+            return made.map(|t| (t, first)).map_err(|e| format!("{first}: {e}"));
         };
         let failed = tokio::select! {
             made = &mut one => match made {
@@ -221,8 +219,7 @@ pub(super) async fn tcp(host: &str, port: u16, mark: Option<u32>) -> std::io::Re
 /// Families in turns, the resolver's first choice in front.
 fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
-    let (ours, others): (Vec<_>, Vec<_>) =
-        addresses.into_iter().partition(|a| a.is_ipv6() == first_v6);
+    let (ours, others): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|a| a.is_ipv6() == first_v6);
     let mut out = Vec::with_capacity(ours.len() + others.len());
     let (mut ours, mut others) = (ours.into_iter(), others.into_iter());
     loop {
@@ -236,11 +233,7 @@ fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 }
 
 async fn connect(address: SocketAddr, mark: Option<u32>) -> std::io::Result<TcpStream> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if let Some(mark) = mark {
         socket2::SockRef::from(&socket).set_mark(mark)?;
     }
@@ -262,9 +255,7 @@ pub(super) async fn open(
         Way::Plain(port) => (port, false),
         Way::Tls(port) => (port, true),
     };
-    let tcp = tcp(host, port, options.mark)
-        .await
-        .map_err(|e| e.to_string())?;
+    let tcp = tcp(host, port, options.mark).await.map_err(|e| e.to_string())?;
     if !tls {
         return Ok(BufReader::new(Box::new(tcp)));
     }
@@ -284,9 +275,7 @@ fn tls_config(options: &DialOptions, verified: bool) -> Result<rustls::ClientCon
         .map_err(|e| e.to_string())?;
     // No ALPN in either case: the upgrade needs HTTP/1.1.
     Ok(if verified {
-        builder
-            .with_root_certificates(Arc::clone(&options.roots))
-            .with_no_client_auth()
+        builder.with_root_certificates(Arc::clone(&options.roots)).with_no_client_auth()
     } else {
         builder
             .dangerous()
@@ -336,11 +325,7 @@ impl ServerCertVerifier for NoiseProves {
 }
 
 /// Sends the upgrade of control.md 3.2 and reads the answer's head, not a byte more.
-pub(super) async fn upgrade(
-    io: &mut Stream,
-    authority: &str,
-    initiation: &[u8],
-) -> Result<(), String> {
+pub(super) async fn upgrade(io: &mut Stream, authority: &str, initiation: &[u8]) -> Result<(), String> {
     use base64::Engine as _;
     let handshake = base64::engine::general_purpose::STANDARD.encode(initiation);
     let request = format!(
@@ -389,10 +374,7 @@ async fn read_head(io: &mut Stream) -> Result<String, String> {
     let mut head = Vec::new();
     loop {
         let before = head.len();
-        let n = limited
-            .read_until(b'\n', &mut head)
-            .await
-            .map_err(|e| e.to_string())?;
+        let n = limited.read_until(b'\n', &mut head).await.map_err(|e| e.to_string())?;
         match head.get(before..) {
             Some(b"\r\n" | b"\n") => {
                 return String::from_utf8(head).map_err(|_| "the answer is not text".to_owned());
@@ -455,10 +437,7 @@ mod tests {
     #[test]
     fn families_take_turns() {
         let all = ["[::1]:1", "[::2]:1", "1.1.1.1:1", "[::3]:1"].map(|a| a.parse().unwrap());
-        let turns: Vec<_> = in_turns(all.to_vec())
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let turns: Vec<_> = in_turns(all.to_vec()).iter().map(ToString::to_string).collect();
         assert_eq!(turns, ["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"]);
     }
 
@@ -498,9 +477,7 @@ mod tests {
 
     #[tokio::test]
     async fn both_faults_are_told_at_once() {
-        let told = race(BOTH, |way| async move { Err::<(), _>(format!("no {way}")) })
-            .await
-            .unwrap_err();
+        let told = race(BOTH, |way| async move { Err::<(), _>(format!("no {way}")) }).await.unwrap_err();
         assert!(told.contains("no http on port 80") && told.contains("no https on port 443"));
     }
 
@@ -514,35 +491,16 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_right_answer_upgrades() {
-        let good =
-            b"HTTP/1.1 101 Switching Protocols\r\nupgrade: tailscale-control-protocol\r\n\r\n";
+        let good = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: tailscale-control-protocol\r\n\r\n";
         answered(good).await.unwrap();
         let other = b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\n\r\n";
-        assert!(
-            answered(other)
-                .await
-                .unwrap_err()
-                .contains("another protocol")
-        );
+        assert!(answered(other).await.unwrap_err().contains("another protocol"));
         let moved = b"HTTP/1.1 301 x\r\nLocation: https://h/\r\nContent-Length: 0\r\n\r\n";
         assert!(answered(moved).await.unwrap_err().contains("https://h/"));
         let missing = b"HTTP/1.1 404 x\r\nContent-Length: 5\r\n\r\nhello";
-        assert_eq!(
-            answered(missing).await.unwrap_err(),
-            "it answered 404: hello"
-        );
-        assert!(
-            answered(b"SSH-2.0\r\n\r\n")
-                .await
-                .unwrap_err()
-                .contains("not HTTP")
-        );
-        assert!(
-            answered(b"HTTP/1.1 101 x\r\n")
-                .await
-                .unwrap_err()
-                .contains("ended")
-        );
+        assert_eq!(answered(missing).await.unwrap_err(), "it answered 404: hello");
+        assert!(answered(b"SSH-2.0\r\n\r\n").await.unwrap_err().contains("not HTTP"));
+        assert!(answered(b"HTTP/1.1 101 x\r\n").await.unwrap_err().contains("ended"));
         let long = [b"HTTP/1.1 101 x\r\nA: ".as_slice(), &[b'a'; 20_000]].concat();
         assert!(answered(&long).await.unwrap_err().contains("too long"));
     }

@@ -35,12 +35,7 @@ impl std::fmt::Debug for MapStream {
 
 impl MapStream {
     pub(super) fn new(body: BoxBody<Bytes, hyper::Error>, zstd: bool, deadline: Instant) -> Self {
-        Self {
-            body,
-            zstd,
-            buffer: BytesMut::new(),
-            deadline,
-        }
+        Self { body, zstd, buffer: BytesMut::new(), deadline }
     }
 
     /// The next message; keep-alives are returned too. `None` when the server ended the stream. May be
@@ -54,9 +49,8 @@ impl MapStream {
                 self.deadline = Instant::now() + WATCHDOG;
                 return decode(&message, self.zstd).map(Some);
             }
-            let frame = timeout_at(self.deadline, self.body.frame())
-                .await
-                .map_err(|_| ControlError::Silent)?;
+            let frame =
+                timeout_at(self.deadline, self.body.frame()).await.map_err(|_| ControlError::Silent)?;
             match frame {
                 None if self.buffer.is_empty() => return Ok(None),
                 None => {
@@ -101,18 +95,11 @@ fn decode(message: &[u8], zstd: bool) -> Result<MapResponse, ControlError> {
         return serde_json::from_slice(message).map_err(|e| bad(&e));
     }
     let mut decoder = zstd::stream::read::Decoder::with_buffer(message).map_err(|e| bad(&e))?;
-    decoder
-        .window_log_max(MAX_WINDOW_LOG)
-        .map_err(|e| bad(&e))?;
+    decoder.window_log_max(MAX_WINDOW_LOG).map_err(|e| bad(&e))?;
     let mut json = Vec::new();
-    decoder
-        .take(MAX_MESSAGE as u64 + 1)
-        .read_to_end(&mut json)
-        .map_err(|e| bad(&e))?;
+    decoder.take(MAX_MESSAGE as u64 + 1).read_to_end(&mut json).map_err(|e| bad(&e))?;
     if json.len() > MAX_MESSAGE {
-        return Err(bad(&format_args!(
-            "it unpacks to more than {MAX_MESSAGE} bytes"
-        )));
+        return Err(bad(&format_args!("it unpacks to more than {MAX_MESSAGE} bytes")));
     }
     serde_json::from_slice(&json).map_err(|e| bad(&e))
 }
@@ -178,9 +165,7 @@ mod tests {
             let refused = poll(vec![bad], true, false).next().await;
             assert!(matches!(refused, Err(ControlError::Decode(_))));
         }
-        let cut = poll(vec![framed(KEEP_ALIVE)[..9].to_vec()], true, false)
-            .next()
-            .await;
+        let cut = poll(vec![framed(KEEP_ALIVE)[..9].to_vec()], true, false).next().await;
         assert!(matches!(cut, Err(ControlError::Decode(t)) if t.contains("middle")));
         let bomb = zstd::bulk::compress(&vec![b' '; MAX_MESSAGE + 1], 1).unwrap();
         let refused = poll(vec![framed(&bomb)], true, true).next().await;

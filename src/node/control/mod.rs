@@ -91,9 +91,7 @@ pub struct ControlClient {
 
 impl std::fmt::Debug for ControlClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ControlClient")
-            .field("url", &self.target.url)
-            .finish_non_exhaustive()
+        f.debug_struct("ControlClient").field("url", &self.target.url).finish_non_exhaustive()
     }
 }
 
@@ -149,20 +147,13 @@ impl ControlClient {
     ///
     /// # Errors
     /// Transport faults and statuses; what a person should read is in the response's `error`.
-    pub async fn register(
-        &self,
-        request: &RegisterRequest,
-    ) -> Result<RegisterResponse, ControlError> {
+    pub async fn register(&self, request: &RegisterRequest) -> Result<RegisterResponse, ControlError> {
         let ask = async {
             let answer = self.post("/machine/register", request).await?;
             let body = read(answer, MAX_ANSWER).await?;
             serde_json::from_slice(&body).map_err(|e| ControlError::Decode(e.to_string()))
         };
-        if request.followup.is_empty() {
-            self.at_once(ask).await
-        } else {
-            ask.await
-        }
+        if request.followup.is_empty() { self.at_once(ask).await } else { ask.await }
     }
 
     /// A lite update (`Stream: false, OmitPeers: true`).
@@ -204,11 +195,7 @@ impl ControlClient {
         let bad = || ControlError::Url(url.to_owned());
         let uri: http::Uri = url.parse().map_err(|_| bad())?;
         let path = uri.path_and_query().map_or("/", |p| p.as_str());
-        let method = if body.is_some() {
-            Method::POST
-        } else {
-            Method::HEAD
-        };
+        let method = if body.is_some() { Method::POST } else { Method::HEAD };
         let body = Bytes::from(body.unwrap_or_default());
         self.at_once(async {
             if over_noise {
@@ -221,9 +208,7 @@ impl ControlClient {
                     uri.authority().map_or("", |a| a.as_str())
                 );
                 let target = Target::parse(&origin).ok_or_else(bad)?;
-                plain_http(&target, &self.options, method, path, body)
-                    .await
-                    .map(drop)
+                plain_http(&target, &self.options, method, path, body).await.map(drop)
             }
         })
         .await
@@ -244,10 +229,7 @@ impl ControlClient {
     }
 
     fn unreachable(&self, why: String) -> ControlError {
-        ControlError::Unreachable {
-            url: self.target.url.clone(),
-            why,
-        }
+        ControlError::Unreachable { url: self.target.url.clone(), why }
     }
 
     async fn post(
@@ -330,21 +312,18 @@ impl ControlClient {
         let body = timeout(dial::DIAL, fetch)
             .await
             .map_err(|_| self.unreachable("no answer to /key within 10 s".to_owned()))??;
-        let keys: ServerKeys = serde_json::from_slice(&body)
-            .map_err(|e| ControlError::Decode(format!("/key: {e}")))?;
+        let keys: ServerKeys =
+            serde_json::from_slice(&body).map_err(|e| ControlError::Decode(format!("/key: {e}")))?;
         if keys.public_key.is_zero() {
-            return Err(ControlError::Decode(
-                "/key holds no Noise key: the server is too old".to_owned(),
-            ));
+            return Err(ControlError::Decode("/key holds no Noise key: the server is too old".to_owned()));
         }
         Ok(keys.public_key)
     }
 
     async fn dial(&self, key: &MachinePublic) -> Result<Conn, ControlError> {
         let ways = self.target.ways(*self.last.lock());
-        let (noise, way) = dial::race(ways, |way| self.attempt(way, key))
-            .await
-            .map_err(|why| self.unreachable(why))?;
+        let (noise, way) =
+            dial::race(ways, |way| self.attempt(way, key)).await.map_err(|why| self.unreachable(why))?;
         *self.last.lock() = Some(way);
         tracing::debug!(server = %self.target.url, %way, "connected to the coordination server");
         let tasks = Arc::new(Mutex::new(JoinSet::new()));
@@ -363,17 +342,10 @@ impl ControlClient {
                 tracing::debug!("the control connection ended: {e}");
             }
         });
-        Ok(Conn {
-            send,
-            _tasks: tasks,
-        })
+        Ok(Conn { send, _tasks: tasks })
     }
 
-    async fn attempt(
-        &self,
-        way: Way,
-        key: &MachinePublic,
-    ) -> Result<NoiseStream<dial::Stream>, String> {
+    async fn attempt(&self, way: Way, key: &MachinePublic) -> Result<NoiseStream<dial::Stream>, String> {
         let mut io = dial::open(&self.target.host, way, &self.options, false).await?;
         let (handshake, initiation) =
             ClientHandshake::new(&self.machine, key, CapVer::OURS, &mut self.rng.lock());
@@ -391,17 +363,10 @@ async fn plain_http(
     path: &str,
     body: Bytes,
 ) -> Result<Bytes, ControlError> {
-    let fault = |why: String| ControlError::Unreachable {
-        url: target.url.clone(),
-        why,
-    };
+    let fault = |why: String| ControlError::Unreachable { url: target.url.clone(), why };
     let way = target.own_way();
-    let io = dial::open(&target.host, way, options, true)
-        .await
-        .map_err(|e| fault(format!("{way}: {e}")))?;
-    let (mut send, conn) = http1::handshake(TokioIo::new(io))
-        .await
-        .map_err(|e| fault(e.to_string()))?;
+    let io = dial::open(&target.host, way, options, true).await.map_err(|e| fault(format!("{way}: {e}")))?;
+    let (mut send, conn) = http1::handshake(TokioIo::new(io)).await.map_err(|e| fault(e.to_string()))?;
     let request = Request::builder()
         .method(method)
         .uri(path)
@@ -411,10 +376,7 @@ async fn plain_http(
         .map_err(|e| fault(e.to_string()))?;
     let mut driver = JoinSet::new();
     driver.spawn(conn);
-    let answer = send
-        .send_request(request)
-        .await
-        .map_err(|e| fault(e.to_string()))?;
+    let answer = send.send_request(request).await.map_err(|e| fault(e.to_string()))?;
     read(judge(answer).await?, MAX_KEY).await
 }
 
@@ -424,10 +386,7 @@ async fn judge(answer: Response<Incoming>) -> Result<Response<Incoming>, Control
     if status.is_success() {
         return Ok(answer);
     }
-    if let (true, Some(to)) = (
-        status.is_redirection(),
-        answer.headers().get(header::LOCATION),
-    ) {
+    if let (true, Some(to)) = (status.is_redirection(), answer.headers().get(header::LOCATION)) {
         let to = excerpt(to.as_bytes());
         return Err(ControlError::Status {
             status: status.as_u16(),
@@ -446,11 +405,7 @@ async fn judge(answer: Response<Incoming>) -> Result<Response<Incoming>, Control
         Ok(Ok(body)) => excerpt(&body.to_bytes()),
         _ => String::new(),
     };
-    Err(ControlError::Status {
-        status: status.as_u16(),
-        text,
-        retry_after,
-    })
+    Err(ControlError::Status { status: status.as_u16(), text, retry_after })
 }
 
 async fn read(answer: Response<Incoming>, limit: usize) -> Result<Bytes, ControlError> {
@@ -475,9 +430,7 @@ fn parse_retry_after(text: &str, now: Now) -> Option<Duration> {
 fn excerpt(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let shown = text.trim().chars().take(200);
-    shown
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    shown.map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -76,19 +76,11 @@ async fn connection(fake: Arc<Fake>, stream: TcpStream) {
         }
     }
     if !head.starts_with("POST /ts2021 HTTP/1.1\r\n") {
-        fake.paths
-            .lock()
-            .push(head.lines().next().unwrap().to_owned());
+        fake.paths.lock().push(head.lines().next().unwrap().to_owned());
         fake.keys.fetch_add(1, Ordering::SeqCst);
-        let keys = ServerKeys {
-            public_key: fake.shown,
-            ..ServerKeys::default()
-        };
+        let keys = ServerKeys { public_key: fake.shown, ..ServerKeys::default() };
         let json = serde_json::to_string(&keys).unwrap();
-        let answer = format!(
-            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{json}",
-            json.len()
-        );
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{json}", json.len());
         io.write_all(answer.as_bytes()).await.unwrap();
         return;
     }
@@ -98,14 +90,10 @@ async fn connection(fake: Arc<Fake>, stream: TcpStream) {
         return;
     }
     assert!(head.contains("\r\nUpgrade: tailscale-control-protocol\r\n"));
-    let line = head
-        .lines()
-        .find_map(|l| l.strip_prefix("X-Tailscale-Handshake: "));
+    let line = head.lines().find_map(|l| l.strip_prefix("X-Tailscale-Handshake: "));
     let standard = base64::engine::general_purpose::STANDARD;
     let initiation = standard.decode(line.unwrap()).unwrap();
-    io.write_all(b"HTTP/1.1 101 x\r\nUpgrade: tailscale-control-protocol\r\n\r\n")
-        .await
-        .unwrap();
+    io.write_all(b"HTTP/1.1 101 x\r\nUpgrade: tailscale-control-protocol\r\n\r\n").await.unwrap();
     let mut rng = Rng::from_seed([3; 32]);
     let early = Some(&b"{}"[..]);
     let Ok((noise, peer)) = accept(io, &initiation, &fake.private, early, &mut rng).await else {
@@ -140,10 +128,7 @@ async fn answer(fake: Arc<Fake>, request: Request<Incoming>) -> Result<Response<
                     answer
                 }
                 "huge" => whole(200, &" ".repeat(MAX_ANSWER + 1)),
-                _ => whole(
-                    200,
-                    r#"{"MachineAuthorized":true,"AuthURL":"https://a/b?c=1&d=2"}"#,
-                ),
+                _ => whole(200, r#"{"MachineAuthorized":true,"AuthURL":"https://a/b?c=1&d=2"}"#),
             }
         }
         "/machine/map" => {
@@ -168,20 +153,13 @@ async fn answer(fake: Arc<Fake>, request: Request<Incoming>) -> Result<Response<
 }
 
 fn client(address: SocketAddr) -> ControlClient {
-    let options = DialOptions {
-        mark: None,
-        roots: Arc::new(rustls::RootCertStore::empty()),
-    };
+    let options = DialOptions { mark: None, roots: Arc::new(rustls::RootCertStore::empty()) };
     let url = format!("http://{address}");
     ControlClient::new(&url, machine(), options, Rng::from_seed([4; 32])).unwrap()
 }
 
 fn long_poll() -> MapRequest {
-    MapRequest {
-        stream: true,
-        compress: "zstd".to_owned(),
-        ..MapRequest::default()
-    }
+    MapRequest { stream: true, compress: "zstd".to_owned(), ..MapRequest::default() }
 }
 
 #[tokio::test]
@@ -193,23 +171,14 @@ async fn register_update_and_poll_share_one_connection_and_one_key() {
     let registered = client.register(&RegisterRequest::default()).await.unwrap();
     assert!(registered.machine_authorized);
     assert_eq!(registered.auth_url, "https://a/b?c=1&d=2");
-    let lite = MapRequest {
-        omit_peers: true,
-        ..MapRequest::default()
-    };
+    let lite = MapRequest { omit_peers: true, ..MapRequest::default() };
     client.update(&lite).await.unwrap();
     let mut stream = client.poll(&long_poll()).await.unwrap();
     assert!(stream.next().await.unwrap().unwrap().keep_alive);
     assert_eq!(stream.next().await.unwrap().unwrap().domain, "tail.example");
-    client
-        .answer_ping("https://unused/ping", true, None)
-        .await
-        .unwrap();
+    client.answer_ping("https://unused/ping", true, None).await.unwrap();
     let body = Some(b"HTTP/1.1 200 OK\r\n\r\n".to_vec());
-    client
-        .answer_ping("https://unused/ping", true, body)
-        .await
-        .unwrap();
+    client.answer_ping("https://unused/ping", true, body).await.unwrap();
 
     assert_eq!(*fake.machine.lock(), Some(machine().public()));
     assert_eq!(fake.handshakes.load(Ordering::SeqCst), 1);
@@ -232,10 +201,7 @@ async fn a_ping_outside_noise_goes_over_http() {
     let fake = Arc::new(fake());
     let (address, _server) = serve(&fake).await;
     let url = format!("http://{address}/pong?x=1");
-    client(address)
-        .answer_ping(&url, false, None)
-        .await
-        .unwrap();
+    client(address).answer_ping(&url, false, None).await.unwrap();
     assert_eq!(*fake.paths.lock(), ["HEAD /pong?x=1 HTTP/1.1"]);
     assert_eq!(fake.handshakes.load(Ordering::SeqCst), 0);
 }
@@ -250,10 +216,7 @@ async fn a_lost_or_reset_connection_is_dialled_anew_with_the_same_key() {
     assert!(stream.next().await.unwrap().is_some());
 
     fake.open.lock().abort_all();
-    assert!(
-        stream.next().await.is_err(),
-        "the poll ends with its connection"
-    );
+    assert!(stream.next().await.is_err(), "the poll ends with its connection");
     client.register(&RegisterRequest::default()).await.unwrap();
     assert_eq!(fake.handshakes.load(Ordering::SeqCst), 2);
 
@@ -271,32 +234,19 @@ async fn statuses_come_with_their_text_and_wait() {
     let fake = Arc::new(fake());
     let (address, _server) = serve(&fake).await;
     let client = client(address);
-    let plain = MapRequest {
-        compress: String::new(),
-        ..long_poll()
-    };
+    let plain = MapRequest { compress: String::new(), ..long_poll() };
     let refused = client.poll(&plain).await.unwrap_err();
     assert_eq!(refused.to_string(), "the server answered 404: no such node");
 
-    let limited = RegisterRequest {
-        tailnet: "limited".to_owned(),
-        ..RegisterRequest::default()
-    };
+    let limited = RegisterRequest { tailnet: "limited".to_owned(), ..RegisterRequest::default() };
     match client.register(&limited).await.unwrap_err() {
-        ControlError::Status {
-            status,
-            text,
-            retry_after,
-        } => {
+        ControlError::Status { status, text, retry_after } => {
             assert_eq!((status, text.as_str()), (429, "slowly please"));
             assert_eq!(retry_after, Some(Duration::from_secs(7)));
         }
         other => panic!("{other}"),
     }
-    let huge = RegisterRequest {
-        tailnet: "huge".to_owned(),
-        ..RegisterRequest::default()
-    };
+    let huge = RegisterRequest { tailnet: "huge".to_owned(), ..RegisterRequest::default() };
     let refused = client.register(&huge).await;
     assert!(matches!(refused, Err(ControlError::Decode(_))));
 }
@@ -380,10 +330,7 @@ async fn the_key_needs_a_good_certificate_and_the_channel_none() {
     let fake = Arc::new(fake());
     let (address, roots, _server) = serve_tls(&fake).await;
     let url = format!("https://{address}");
-    let none = DialOptions {
-        mark: None,
-        roots: Arc::new(rustls::RootCertStore::empty()),
-    };
+    let none = DialOptions { mark: None, roots: Arc::new(rustls::RootCertStore::empty()) };
     let rng = Rng::from_seed([4; 32]);
     let client = ControlClient::new(&url, machine(), none.clone(), rng.clone()).unwrap();
     let refused = client.register(&RegisterRequest::default()).await;
@@ -391,10 +338,7 @@ async fn the_key_needs_a_good_certificate_and_the_channel_none() {
     assert!(text.contains("TLS failed"), "{text}");
     assert_eq!(fake.keys.load(Ordering::SeqCst), 0);
 
-    let known = DialOptions {
-        mark: None,
-        roots: Arc::new(roots),
-    };
+    let known = DialOptions { mark: None, roots: Arc::new(roots) };
     let mut client = ControlClient::new(&url, machine(), known, rng).unwrap();
     client.fetch_key().await.unwrap();
     // With no roots at all from here on, the channel itself still comes up.
@@ -406,10 +350,7 @@ async fn the_key_needs_a_good_certificate_and_the_channel_none() {
 
 #[test]
 fn retry_after_is_seconds_or_a_date_within_an_hour() {
-    let now = Now {
-        wall: "2026-01-01T00:00:00Z".parse().unwrap(),
-        ..Now::read()
-    };
+    let now = Now { wall: "2026-01-01T00:00:00Z".parse().unwrap(), ..Now::read() };
     let wait = |text| parse_retry_after(text, now).map(|d| d.as_secs());
     assert_eq!(wait("30"), Some(30));
     assert_eq!(wait("Thu, 01 Jan 2026 00:01:00 GMT"), Some(60));

@@ -138,20 +138,13 @@ impl Engine {
         let mut local = IpSet::default();
         if let Some(node) = &self.netmap.node {
             let served = node.allowed_ips.iter().flatten().filter(|n| !is_default(n));
-            for net in node
-                .addresses
-                .iter()
-                .chain(served)
-                .take(MAX_ROUTES_PER_PEER)
-            {
+            for net in node.addresses.iter().chain(served).take(MAX_ROUTES_PER_PEER) {
                 local.add(*net);
             }
         }
         let named = self.netmap.rules().flat_map(|r| &r.src_ips);
-        let mut cap_holders: HashMap<String, Vec<IpNet>> = named
-            .filter_map(|s| s.strip_prefix("cap:"))
-            .map(|cap| (cap.to_owned(), Vec::new()))
-            .collect();
+        let mut cap_holders: HashMap<String, Vec<IpNet>> =
+            named.filter_map(|s| s.strip_prefix("cap:")).map(|cap| (cap.to_owned(), Vec::new())).collect();
         let mut peer_api_only = Vec::new();
         for node in self.netmap.peers.values() {
             if node.unsigned_peer_api_only {
@@ -165,11 +158,7 @@ impl Engine {
                 }
             }
         }
-        Scope {
-            local: local.seal(),
-            cap_holders,
-            peer_api_only,
-        }
+        Scope { local: local.seal(), cap_holders, peer_api_only }
     }
 
     fn build_os(&self, now: Now) -> OsConfig {
@@ -201,11 +190,7 @@ impl Engine {
         routes.retain(|n| has_v6 || n.addr().is_ipv4());
         routes.sort_unstable();
         routes.dedup();
-        OsConfig {
-            addresses: node.addresses.clone(),
-            routes,
-            dns: self.build_dns(),
-        }
+        OsConfig { addresses: node.addresses.clone(), routes, dns: self.build_dns() }
     }
 
     fn build_dns(&self) -> Option<DnsOs> {
@@ -224,15 +209,7 @@ impl Engine {
         match_domains.retain(|d| !d.is_empty());
         match_domains.sort_unstable();
         match_domains.dedup();
-        Some(DnsOs {
-            search: dns
-                .domains
-                .iter()
-                .take(MAX_SEARCH)
-                .map(|d| clean(d))
-                .collect(),
-            match_domains,
-        })
+        Some(DnsOs { search: dns.domains.iter().take(MAX_SEARCH).map(|d| clean(d)).collect(), match_domains })
     }
 
     fn plan_expiry(&mut self, now: Now) {

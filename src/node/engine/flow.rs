@@ -137,10 +137,7 @@ impl Engine {
             self.out.dropped("expired");
         } else if disco::is_disco(bytes) {
             let ctx = ctx!(self, now);
-            if let Err(reason) = self
-                .magic
-                .handle_disco(Path::Direct(from), None, bytes, ctx)
-            {
+            if let Err(reason) = self.magic.handle_disco(Path::Direct(from), None, bytes, ctx) {
                 self.out.dropped(reason);
             }
         } else {
@@ -160,10 +157,7 @@ impl Engine {
             self.out.dropped("geneve");
         } else if disco::is_disco(bytes) {
             let ctx = ctx!(self, now);
-            if let Err(reason) = self
-                .magic
-                .handle_disco(Path::Derp(region), Some(id), bytes, ctx)
-            {
+            if let Err(reason) = self.magic.handle_disco(Path::Derp(region), Some(id), bytes, ctx) {
                 self.out.dropped(reason);
             }
         } else {
@@ -180,8 +174,7 @@ impl Engine {
         let (wg, magic) = (&mut self.wg, &self.magic);
         let outcome = wg.decapsulate(source, bytes, now.mono, |key| magic.by_key(key));
         if let Some(cookie) = outcome.reply {
-            self.out
-                .send(from, relayed.unwrap_or_default(), cookie, now);
+            self.out.send(from, relayed.unwrap_or_default(), cookie, now);
         }
         if let Some(reason) = outcome.dropped {
             self.out.dropped(reason);
@@ -201,9 +194,7 @@ impl Engine {
     /// A session stands: tell our disco key first, then send what waited.
     fn established(&mut self, id: NodeId, now: Now) {
         let peer = self.netmap.peers.get(&id).filter(|p| p.cap >= TSMP_DISCO);
-        let theirs = peer
-            .and_then(|p| p.addresses.first())
-            .map(ipnet::IpNet::addr);
+        let theirs = peer.and_then(|p| p.addresses.first()).map(ipnet::IpNet::addr);
         let ours = theirs.and_then(|t| {
             let mut own = self.netmap.own_addresses();
             own.find(|a| a.is_ipv4() == t.is_ipv4())

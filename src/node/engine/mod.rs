@@ -29,11 +29,7 @@ use crate::wire::{EndpointType, MapResponse, NetInfo, Node, UserProfile};
 /// The parts of the engine that every child needs, borrowed apart from the children.
 macro_rules! ctx {
     ($engine:expr, $now:expr) => {
-        &mut Ctx {
-            now: $now,
-            rng: &mut $engine.rng,
-            out: &mut $engine.out,
-        }
+        &mut Ctx { now: $now, rng: &mut $engine.rng, out: &mut $engine.out }
     };
 }
 use ctx;
@@ -328,12 +324,7 @@ impl Engine {
     /// News of the underlay.
     pub fn handle_underlay(&mut self, news: Underlay, now: Now) {
         match news {
-            Underlay::Interfaces {
-                mut addresses,
-                port_v4,
-                port_v6,
-                major,
-            } => {
+            Underlay::Interfaces { mut addresses, port_v4, port_v6, major } => {
                 // Our own tunnel is no underlay.
                 addresses.retain(|a| self.netmap.own_addresses().all(|own| own != *a));
                 self.os_has_v6 = addresses.iter().any(IpAddr::is_ipv6);
@@ -433,9 +424,7 @@ impl Engine {
             self.netcheck.poll_timeout(),
             self.quad100.poll_timeout().map(|t| (t, "dns")),
             self.expiry_at.map(|t| (t, "key expiry")),
-            self.out
-                .idle_at(self.netcheck.home())
-                .map(|t| (t, "idle relay")),
+            self.out.idle_at(self.netcheck.home()).map(|t| (t, "idle relay")),
         ]
         .into_iter()
         .flatten()

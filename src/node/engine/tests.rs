@@ -12,8 +12,7 @@ use crate::node::packet::tests::{echo, tcp, udp};
 use crate::node::packet::{Headers, Proto, build_ip};
 use crate::stun::message;
 use crate::wire::{
-    CapVer, DerpMap, DerpNode, DerpRegion, DnsConfig, FilterRule, NetPortRange, PeerChange,
-    PortRange,
+    CapVer, DerpMap, DerpNode, DerpRegion, DnsConfig, FilterRule, NetPortRange, PeerChange, PortRange,
 };
 
 const HOME: RegionId = RegionId(900);
@@ -66,10 +65,7 @@ fn id(i: usize) -> NodeId {
 fn allow(dst: &str, first: u16, last: u16) -> FilterRule {
     FilterRule {
         src_ips: vec!["*".to_owned()],
-        dst_ports: vec![NetPortRange {
-            ip: dst.to_owned(),
-            ports: PortRange { first, last },
-        }],
+        dst_ports: vec![NetPortRange { ip: dst.to_owned(), ports: PortRange { first, last } }],
         ..FilterRule::default()
     }
 }
@@ -81,15 +77,8 @@ fn derp_map() -> DerpMap {
         host_name: "203.0.113.1".to_owned(),
         ..DerpNode::default()
     };
-    let region = DerpRegion {
-        region_id: HOME,
-        nodes: vec![node],
-        ..DerpRegion::default()
-    };
-    DerpMap {
-        regions: BTreeMap::from([(HOME, region)]),
-        ..DerpMap::default()
-    }
+    let region = DerpRegion { region_id: HOME, nodes: vec![node], ..DerpRegion::default() };
+    DerpMap { regions: BTreeMap::from([(HOME, region)]), ..DerpMap::default() }
 }
 
 impl Sim {
@@ -99,10 +88,7 @@ impl Sim {
         let hosts = (0..n)
             .map(|i| {
                 let mut rng = Rng::from_seed([i as u8 + 1; 32]);
-                let keys = (
-                    NodePrivate::generate(&mut rng),
-                    DiscoPrivate::generate(&mut rng),
-                );
+                let keys = (NodePrivate::generate(&mut rng), DiscoPrivate::generate(&mut rng));
                 Host {
                     engine: Engine::new(config(&keys), rng, now),
                     keys,
@@ -117,13 +103,7 @@ impl Sim {
                 }
             })
             .collect();
-        Self {
-            now,
-            hosts,
-            flights: BTreeMap::new(),
-            serial: 0,
-            control: true,
-        }
+        Self { now, hosts, flights: BTreeMap::new(), serial: 0, control: true }
     }
 
     /// Puts every host behind an easy NAT of its own.
@@ -150,17 +130,12 @@ impl Sim {
     }
 
     fn map(&self, i: usize) -> MapResponse {
-        let peers = (0..self.hosts.len())
-            .filter(|j| *j != i)
-            .map(|j| self.node(j));
+        let peers = (0..self.hosts.len()).filter(|j| *j != i).map(|j| self.node(j));
         MapResponse {
             node: Some(self.node(i)),
             derp_map: Some(derp_map()),
             peers: Some(peers.collect()),
-            dns_config: Some(DnsConfig {
-                proxied: true,
-                ..DnsConfig::default()
-            }),
+            dns_config: Some(DnsConfig { proxied: true, ..DnsConfig::default() }),
             packet_filter: Some(vec![allow("*", 0, 65535)]),
             ..MapResponse::default()
         }
@@ -272,11 +247,7 @@ impl Sim {
         let end = self.now.mono + time;
         loop {
             let flight = self.flights.first_key_value().map(|(k, _)| k.0);
-            let timers = self
-                .hosts
-                .iter()
-                .filter_map(|h| h.engine.poll_timeout())
-                .map(|t| t.0);
+            let timers = self.hosts.iter().filter_map(|h| h.engine.poll_timeout()).map(|t| t.0);
             let next = timers.chain(flight).min().filter(|t| *t <= end);
             let step = next.unwrap_or(end).saturating_duration_since(self.now.mono);
             self.now = self.now.after(step);
@@ -290,8 +261,9 @@ impl Sim {
                 match flight {
                     Flight::Udp(from, bytes) => engine.handle_udp(from, &bytes, now),
                     Flight::Derp(from, bytes) => engine.handle_derp(HOME, from, &bytes, now),
-                    Flight::Https(r) => engine
-                        .handle_underlay(Underlay::HttpsLatency(r, Duration::from_millis(50)), now),
+                    Flight::Https(r) => {
+                        engine.handle_underlay(Underlay::HttpsLatency(r, Duration::from_millis(50)), now)
+                    }
                 }
                 self.drain(i);
             }
@@ -467,10 +439,7 @@ fn the_filter_closes_and_opens_within_a_delta() {
     let syn = |port| tcp(IPS[0], IPS[1], (4000, port), 2);
     let rules = |s: &mut Sim, list: Vec<FilterRule>| {
         let delta = MapResponse {
-            packet_filters: Some(BTreeMap::from([
-                ("*".to_owned(), None),
-                ("a".to_owned(), Some(list)),
-            ])),
+            packet_filters: Some(BTreeMap::from([("*".to_owned(), None), ("a".to_owned(), Some(list))])),
             ..MapResponse::default()
         };
         let now = s.now;
@@ -500,22 +469,13 @@ fn a_removed_peer_can_neither_be_sent_to_nor_send() {
     let mut s = Sim::new(3).start();
     s.secs(1);
     assert!(s.passes(0, 1, b"before"));
-    let gone = MapResponse {
-        peers_removed: Some(vec![id(1)]),
-        ..MapResponse::default()
-    };
+    let gone = MapResponse { peers_removed: Some(vec![id(1)]), ..MapResponse::default() };
     let now = s.now;
     s.hosts[0].engine.handle_map(&gone, false, now);
     assert!(!s.passes(0, 1, b"after"));
     assert!(!s.passes(1, 0, b"back"));
     assert!(s.passes(2, 0, b"others go on"));
-    assert!(
-        s.hosts[0]
-            .engine
-            .status(s.now)
-            .drops
-            .contains_key("no peer")
-    );
+    assert!(s.hosts[0].engine.status(s.now).drops.contains_key("no peer"));
 }
 
 #[test]
@@ -523,10 +483,7 @@ fn a_resent_peer_keeps_its_session_and_a_new_disco_key_resets_it() {
     let mut s = Sim::new(2).start();
     s.secs(1);
     assert!(s.passes(0, 1, b"x"));
-    let mut delta = MapResponse {
-        peers_changed: Some(vec![s.node(1)]),
-        ..MapResponse::default()
-    };
+    let mut delta = MapResponse { peers_changed: Some(vec![s.node(1)]), ..MapResponse::default() };
     let now = s.now;
     s.hosts[0].engine.handle_map(&delta, false, now);
     let peer = |s: &Sim| s.hosts[0].engine.status(s.now).peers[&id(1)].clone();
@@ -637,10 +594,7 @@ fn an_expired_peer_and_an_expired_self_are_cut_off() {
     assert!(s.passes(0, 1, b"extended"));
     let mut own = s.node(0);
     own.key_expiry = Some(s.now.wall - chrono::Duration::seconds(1));
-    let delta = MapResponse {
-        node: Some(own),
-        ..MapResponse::default()
-    };
+    let delta = MapResponse { node: Some(own), ..MapResponse::default() };
     s.hosts[0].engine.handle_map(&delta, false, now);
     s.drain(0);
     assert!(s.hosts[0].events.contains(&EngineEvent::Expired));
@@ -657,10 +611,7 @@ fn a_peer_cannot_use_another_ones_address() {
     s.send(1, &forged);
     s.secs(1);
     assert!(!s.hosts[0].tun.iter().any(|p| **p == *forged));
-    assert_eq!(
-        s.hosts[0].engine.status(s.now).drops["source not of the peer"],
-        1
-    );
+    assert_eq!(s.hosts[0].engine.status(s.now).drops["source not of the peer"], 1);
 }
 
 #[test]
@@ -730,15 +681,8 @@ fn an_idle_engine_sleeps() {
     assert!(s.passes(0, 1, b"x"));
     s.secs(120);
     for h in &s.hosts {
-        let wait = h
-            .engine
-            .poll_timeout()
-            .map(|(t, _)| t.saturating_duration_since(s.now.mono));
-        assert!(
-            wait.is_none_or(|w| w > Duration::from_secs(120)),
-            "{:?}",
-            h.engine.poll_timeout()
-        );
+        let wait = h.engine.poll_timeout().map(|(t, _)| t.saturating_duration_since(s.now.mono));
+        assert!(wait.is_none_or(|w| w > Duration::from_secs(120)), "{:?}", h.engine.poll_timeout());
     }
     assert!(s.passes(0, 1, b"awake"));
 }
@@ -750,21 +694,10 @@ fn os_config_names_addresses_routes_and_resolver() {
     let os = s.hosts[0].engine.os_config();
     assert_eq!(os.addresses, ["100.64.0.1/32".parse().unwrap()]);
     let routes: Vec<String> = os.routes.iter().map(ToString::to_string).collect();
-    assert_eq!(
-        routes,
-        ["100.64.0.2/32", "100.64.0.3/32", "100.100.100.100/32"]
-    );
+    assert_eq!(routes, ["100.64.0.2/32", "100.64.0.3/32", "100.100.100.100/32"]);
     let domains = os.dns.unwrap().match_domains;
     assert!(domains.contains(&"tail.internal".to_owned()));
-    assert_eq!(
-        s.hosts[0]
-            .engine
-            .whois(IPS[2].parse().unwrap())
-            .unwrap()
-            .0
-            .id,
-        id(2)
-    );
+    assert_eq!(s.hosts[0].engine.whois(IPS[2].parse().unwrap()).unwrap().0.id, id(2));
 }
 
 #[test]
@@ -773,10 +706,7 @@ fn routes_of_peers_count_only_when_accepted_and_defaults_never() {
     let mut peer = s.node(1);
     let nets = ["100.64.0.2/32", "10.1.0.0/16", "0.0.0.0/0", "100.64.0.1/32"];
     peer.allowed_ips = Some(nets.iter().map(|n| n.parse().unwrap()).collect());
-    let delta = MapResponse {
-        peers_changed: Some(vec![peer]),
-        ..MapResponse::default()
-    };
+    let delta = MapResponse { peers_changed: Some(vec![peer]), ..MapResponse::default() };
     let now = s.now;
     let e = &mut s.hosts[0].engine;
     e.handle_map(&delta, false, now);
@@ -794,21 +724,11 @@ fn an_idle_region_is_reported_but_not_the_home() {
     s.secs(1);
     let far = RegionId(7);
     let now = s.now;
-    s.hosts[0]
-        .engine
-        .out
-        .derp(far, NodePublic::default(), Bytes::new(), now);
-    s.hosts[0]
-        .engine
-        .out
-        .derp(HOME, NodePublic::default(), Bytes::new(), now);
+    s.hosts[0].engine.out.derp(far, NodePublic::default(), Bytes::new(), now);
+    s.hosts[0].engine.out.derp(HOME, NodePublic::default(), Bytes::new(), now);
     while s.hosts[0].engine.poll_output().is_some() {}
     s.secs(61);
-    let idle: Vec<_> = s.hosts[0]
-        .events
-        .iter()
-        .filter(|e| matches!(e, EngineEvent::DerpIdle(_)))
-        .collect();
+    let idle: Vec<_> = s.hosts[0].events.iter().filter(|e| matches!(e, EngineEvent::DerpIdle(_))).collect();
     assert_eq!(idle, [&EngineEvent::DerpIdle(far)]);
 }
 
@@ -824,10 +744,7 @@ fn disco_of_strangers_is_dropped_and_pings_alone_make_no_path() {
     s.secs(1);
     let now = s.now;
     let other: SocketAddr = "203.0.113.77:7".parse().unwrap();
-    let ping = disco::Message::Ping {
-        tx: [4; 12],
-        node_key: Some(s.hosts[1].keys.0.public()),
-    };
+    let ping = disco::Message::Ping { tx: [4; 12], node_key: Some(s.hosts[1].keys.0.public()) };
     let stranger = DiscoPrivate::from_bytes([3; 32]);
     let datagram = disco_to(&s, &stranger, &ping);
     s.hosts[0].engine.handle_udp(other, &datagram, now);
@@ -840,10 +757,7 @@ fn disco_of_strangers_is_dropped_and_pings_alone_make_no_path() {
     s.hosts[0].engine.handle_udp(other, &datagram, now);
     assert_eq!(s.hosts[0].engine.poll_output(), None);
     assert_eq!(s.cur_addr(0, 1), None);
-    let pong = disco::Message::Pong {
-        tx: [4; 12],
-        src: other,
-    };
+    let pong = disco::Message::Pong { tx: [4; 12], src: other };
     let datagram = disco_to(&s, &s.hosts[1].keys.1, &pong);
     s.hosts[0].engine.handle_udp(other, &datagram, now);
     assert_eq!(s.cur_addr(0, 1), None);
@@ -858,9 +772,7 @@ fn call_me_maybe_counts_only_by_the_relay_and_probes_no_groups() {
     let list = ["203.0.113.7:1", "224.0.0.1:1", "255.255.255.255:9"];
     let call = disco::Message::CallMeMaybe(list.iter().map(|a| a.parse().unwrap()).collect());
     let datagram = disco_to(&s, &s.hosts[1].keys.1, &call);
-    s.hosts[0]
-        .engine
-        .handle_udp("203.0.113.7:1".parse().unwrap(), &datagram, now);
+    s.hosts[0].engine.handle_udp("203.0.113.7:1".parse().unwrap(), &datagram, now);
     assert_eq!(s.hosts[0].engine.poll_output(), None);
     let peer = s.hosts[1].keys.0.public();
     s.hosts[0].engine.handle_derp(HOME, peer, &datagram, now);

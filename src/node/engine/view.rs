@@ -32,9 +32,7 @@ impl Engine {
     fn peer_status(&self, node: &Node, now: Now) -> PeerStatus {
         let stats = self.wg.stats(node.id);
         let (cur_addr, home, last_write, active) = self.magic.view(node.id, now);
-        let since = stats
-            .since_handshake
-            .and_then(|d| chrono::Duration::from_std(d).ok());
+        let since = stats.since_handshake.and_then(|d| chrono::Duration::from_std(d).ok());
         PeerStatus {
             node: node.clone(),
             cur_addr,

@@ -15,10 +15,7 @@ fn rule(srcs: &[&str], dsts: &[(&str, u16, u16)], protos: &[i32]) -> FilterRule 
             .iter()
             .map(|(ip, first, last)| NetPortRange {
                 ip: (*ip).to_owned(),
-                ports: PortRange {
-                    first: *first,
-                    last: *last,
-                },
+                ports: PortRange { first: *first, last: *last },
             })
             .collect(),
         ip_proto: protos.to_vec(),
@@ -30,10 +27,7 @@ fn scope() -> Scope {
     let mut local = IpSet::default();
     local.add("100.64.0.1/32".parse().unwrap());
     local.add("fd7a::1/128".parse().unwrap());
-    Scope {
-        local: local.seal(),
-        ..Scope::default()
-    }
+    Scope { local: local.seal(), ..Scope::default() }
 }
 
 fn filter(rules: &[FilterRule]) -> Filter {
@@ -55,10 +49,7 @@ fn a_syn_needs_a_rule_and_other_segments_do_not() {
     assert_eq!(verdict(&f, tcp(PEER, ME, (9, 23), 2)), Err("acl"));
     assert_eq!(verdict(&f, tcp(PEER, ME, (9, 23), 0x12)), Ok(()));
     assert_eq!(verdict(&f, tcp("100.64.0.3", ME, (9, 22), 2)), Err("acl"));
-    assert_eq!(
-        verdict(&f, tcp(PEER, "100.64.0.9", (9, 22), 2)),
-        Err("not for us")
-    );
+    assert_eq!(verdict(&f, tcp(PEER, "100.64.0.9", (9, 22), 2)), Err("not for us"));
 }
 
 #[test]
@@ -87,8 +78,7 @@ fn udp_passes_as_the_answer_to_a_flow_of_ours() {
 fn flows_are_bounded_and_the_used_ones_stay() {
     let mut f = filter(&[]);
     let out = |f: &mut Filter, port| {
-        f.outbound(&Headers::parse(&udp(ME, PEER, (port, 53), b"")).unwrap())
-            .unwrap();
+        f.outbound(&Headers::parse(&udp(ME, PEER, (port, 53), b"")).unwrap()).unwrap();
     };
     for port in 1..=600 {
         out(&mut f, port);
@@ -116,16 +106,8 @@ fn shields_up_and_jail_leave_only_answers() {
 fn a_refused_syn_asks_for_a_notice_only_by_ipv4() {
     let f = filter(&[]);
     let judge = |p: Vec<u8>| f.inbound(FromPeer(IpPacket::new(p.into()).unwrap()), false);
-    assert_eq!(
-        judge(tcp(PEER, ME, (9, 22), 2)).unwrap_err().notify,
-        Some(b'A')
-    );
-    assert_eq!(
-        judge(tcp("fd7a::2", "fd7a::1", (9, 22), 2))
-            .unwrap_err()
-            .notify,
-        None
-    );
+    assert_eq!(judge(tcp(PEER, ME, (9, 22), 2)).unwrap_err().notify, Some(b'A'));
+    assert_eq!(judge(tcp("fd7a::2", "fd7a::1", (9, 22), 2)).unwrap_err().notify, None);
     assert_eq!(judge(udp(PEER, ME, (9, 22), b"")).unwrap_err().notify, None);
 }
 
@@ -133,45 +115,23 @@ fn a_refused_syn_asks_for_a_notice_only_by_ipv4() {
 fn other_protocols_need_their_number_and_all_ports() {
     let gre = |f: &Filter| {
         let (s, d) = (PEER.parse().unwrap(), ME.parse().unwrap());
-        verdict(
-            f,
-            crate::node::packet::build_ip(s, d, Proto(47), &[0; 8]).unwrap(),
-        )
+        verdict(f, crate::node::packet::build_ip(s, d, Proto(47), &[0; 8]).unwrap())
     };
-    assert_eq!(
-        gre(&filter(&[rule(&["*"], &[("*", 0, 65535)], &[])])),
-        Err("acl")
-    );
-    assert_eq!(
-        gre(&filter(&[rule(&["*"], &[("*", 0, 65534)], &[47])])),
-        Err("acl")
-    );
-    assert_eq!(
-        gre(&filter(&[rule(&["*"], &[("*", 0, 65535)], &[47])])),
-        Ok(())
-    );
+    assert_eq!(gre(&filter(&[rule(&["*"], &[("*", 0, 65535)], &[])])), Err("acl"));
+    assert_eq!(gre(&filter(&[rule(&["*"], &[("*", 0, 65534)], &[47])])), Err("acl"));
+    assert_eq!(gre(&filter(&[rule(&["*"], &[("*", 0, 65535)], &[47])])), Ok(()));
 }
 
 #[test]
 fn ranges_prefixes_and_capabilities_are_sources_and_rubbish_is_skipped() {
     let mut s = scope();
-    s.cap_holders
-        .insert("x".to_owned(), vec!["100.64.0.7/32".parse().unwrap()]);
+    s.cap_holders.insert("x".to_owned(), vec!["100.64.0.7/32".parse().unwrap()]);
     let mut f = Filter::default();
-    let srcs = [
-        "100.64.0.2-100.64.0.4",
-        "10.0.0.0/8",
-        "10.0.0.1/8",
-        "cap:x",
-        "what",
-    ];
+    let srcs = ["100.64.0.2-100.64.0.4", "10.0.0.0/8", "10.0.0.1/8", "cap:x", "what"];
     f.set([rule(&srcs, &[(ME, 1, 9)], &[])].iter(), s, false);
-    for (src, want) in [
-        ("100.64.0.4", Ok(())),
-        ("100.64.0.5", Err("acl")),
-        ("10.9.9.9", Ok(())),
-        ("100.64.0.7", Ok(())),
-    ] {
+    for (src, want) in
+        [("100.64.0.4", Ok(())), ("100.64.0.5", Err("acl")), ("10.9.9.9", Ok(())), ("100.64.0.7", Ok(()))]
+    {
         assert_eq!(verdict(&f, tcp(src, ME, (9, 5), 2)), want, "{src}");
     }
 }

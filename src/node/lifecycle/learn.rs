@@ -13,10 +13,7 @@ impl Lifecycle {
         let told = &mut self.told;
         if let Some(node) = &map.node {
             if told.self_node.as_ref().map(|n| n.key) != Some(node.key) {
-                self.bus.send(Notify {
-                    self_change: Some(Box::new(node.clone())),
-                    ..Notify::default()
-                });
+                self.bus.send(Notify { self_change: Some(Box::new(node.clone())), ..Notify::default() });
             }
             told.self_node = Some(node.clone());
         }
@@ -38,9 +35,7 @@ impl Lifecycle {
             }
             for (id, message) in messages.iter().filter(|(id, _)| *id != "*") {
                 match message {
-                    Some(m) => told
-                        .messages
-                        .insert(id.clone(), format!("{}: {}", m.title, m.text)),
+                    Some(m) => told.messages.insert(id.clone(), format!("{}: {}", m.title, m.text)),
                     None => told.messages.remove(id),
                 };
             }
@@ -83,12 +78,8 @@ impl Lifecycle {
             (links.addresses.iter().copied().collect(), !self.links_told)
         };
         self.links_told = true;
-        let news = Underlay::Interfaces {
-            addresses,
-            port_v4: self.ports.0,
-            port_v6: self.ports.1,
-            major: !first,
-        };
+        let news =
+            Underlay::Interfaces { addresses, port_v4: self.ports.0, port_v6: self.ports.1, major: !first };
         let _ = self.core.tell(Command::Underlay(news)).await;
         if let Some(client) = self.client.as_ref().filter(|_| !self.control_up) {
             client.reset();

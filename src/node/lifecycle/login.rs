@@ -40,10 +40,7 @@ impl Lifecycle {
     }
 
     pub(super) fn reporter(&self) -> Reporter {
-        Reporter {
-            session: self.session_id,
-            to: self.report_tx.clone(),
-        }
+        Reporter { session: self.session_id, to: self.report_tx.clone() }
     }
 
     /// Applies the kept netmap and talks to the server again.
@@ -71,10 +68,7 @@ impl Lifecycle {
             tracing::info!("using the kept netmap until the server answers");
             self.learn(map);
         }
-        let _ = self
-            .core
-            .tell(Command::Configure(Some(Box::new((config, kept)))))
-            .await;
+        let _ = self.core.tell(Command::Configure(Some(Box::new((config, kept))))).await;
     }
 
     pub(super) async fn bring_down(&mut self) {
@@ -143,10 +137,7 @@ impl Lifecycle {
                     self.key_login = false;
                 }
                 self.trouble.clone_from(&text);
-                self.bus.send(Notify {
-                    err_message: Some(text),
-                    ..Notify::default()
-                });
+                self.bus.send(Notify { err_message: Some(text), ..Notify::default() });
             }
             SessionEvent::Map(map, fresh) => {
                 self.trouble.clear();
@@ -181,9 +172,7 @@ impl Lifecycle {
             display_name: response.login.display_name,
             profile_pic_url: response.login.profile_pic_url,
         };
-        profile
-            .control_url
-            .clone_from(&self.state.prefs.control_url);
+        profile.control_url.clone_from(&self.state.prefs.control_url);
         self.state.profile = Some(profile);
         // Nothing is said before it is on disk: a lost key would be a lost node.
         if let Err(e) = self.save() {
@@ -201,10 +190,7 @@ impl Lifecycle {
             self.configure_engine().await;
         }
         if first {
-            self.bus.send(Notify {
-                login_finished: Some(BTreeMap::new()),
-                ..Notify::default()
-            });
+            self.bus.send(Notify { login_finished: Some(BTreeMap::new()), ..Notify::default() });
         }
         let Some(client) = self.client.clone() else {
             return;
@@ -212,16 +198,9 @@ impl Lifecycle {
         self.refresh_request();
         let (requests, report) = (self.request.subscribe(), self.reporter());
         let (core, rng) = (self.core.clone(), self.rng.fork());
-        self.session.spawn(session::follow_map(
-            client.clone(),
-            requests.clone(),
-            core,
-            report,
-            rng,
-        ));
+        self.session.spawn(session::follow_map(client.clone(), requests.clone(), core, report, rng));
         let rng = self.rng.fork();
-        self.session
-            .spawn(session::send_updates(client, requests, rng));
+        self.session.spawn(session::send_updates(client, requests, rng));
     }
 
     /// The map request as it should be now; a change makes a lite update.

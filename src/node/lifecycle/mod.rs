@@ -81,11 +81,7 @@ pub enum Ask {
     /// Edit preferences.
     Edit(Value, oneshot::Sender<Result<Prefs, String>>),
     /// Begin with these preferences and this pre-auth key.
-    Start(
-        Option<Box<Prefs>>,
-        Option<String>,
-        oneshot::Sender<Result<(), String>>,
-    ),
+    Start(Option<Box<Prefs>>, Option<String>, oneshot::Sender<Result<(), String>>),
     /// Log in by a person.
     Login(oneshot::Sender<Result<(), String>>),
     /// Log out.
@@ -132,11 +128,7 @@ impl Backend {
     /// A way to nobody, with this view, for tests of what stands above it.
     #[cfg(test)]
     pub(crate) fn showing(view: View) -> Self {
-        Self {
-            asks: mpsc::channel(1).0,
-            view: watch::channel(view).1,
-            bus: Bus::new(),
-        }
+        Self { asks: mpsc::channel(1).0, view: watch::channel(view).1, bus: Bus::new() }
     }
 
     /// The present view.
@@ -283,11 +275,7 @@ pub fn new(parts: LifecycleParts, options: DialOptions) -> (Lifecycle, Backend) 
         links_told: false,
         key_login: false,
     };
-    let backend = Backend {
-        asks: ask_tx,
-        view: views,
-        bus,
-    };
+    let backend = Backend { asks: ask_tx, view: views, bus };
     (lifecycle, backend)
 }
 
@@ -396,15 +384,9 @@ impl Lifecycle {
     }
 
     fn shown_prefs(&self) -> Prefs {
-        let config = self
-            .state
-            .profile
-            .as_ref()
-            .map(|p| PublicPersist::new(p.user.clone(), p.node_id.clone()));
-        Prefs {
-            config,
-            ..self.state.prefs.clone()
-        }
+        let config =
+            self.state.profile.as_ref().map(|p| PublicPersist::new(p.user.clone(), p.node_id.clone()));
+        Prefs { config, ..self.state.prefs.clone() }
     }
 
     fn health(&self, state: State) -> Vec<String> {
@@ -416,8 +398,7 @@ impl Lifecycle {
         if self.expired() && self.state.node_key.is_some() {
             out.push("the node key has expired; log in again with `tsd node up`".to_owned());
         }
-        if state == State::Starting && self.told.self_node.is_some() && self.news.relays.is_empty()
-        {
+        if state == State::Starting && self.told.self_node.is_some() && self.news.relays.is_empty() {
             out.push("no relay is connected".to_owned());
         }
         out.extend(self.news.relay_health.values().cloned());
@@ -429,11 +410,7 @@ impl Lifecycle {
     fn publish(&mut self) {
         let state = self.compute();
         let up = matches!(state, State::Starting | State::Running);
-        let os = if up {
-            self.news.os.clone()
-        } else {
-            OsConfig::default()
-        };
+        let os = if up { self.news.os.clone() } else { OsConfig::default() };
         self.os.set(os);
         let view = View {
             state,
@@ -441,12 +418,7 @@ impl Lifecycle {
             auth_url: self.auth_url.clone(),
             health: self.health(state),
             have_node_key: self.state.node_key.is_some(),
-            node_key: self
-                .state
-                .node_key
-                .as_ref()
-                .map(NodePrivate::public)
-                .unwrap_or_default(),
+            node_key: self.state.node_key.as_ref().map(NodePrivate::public).unwrap_or_default(),
             profile: self.state.profile.clone(),
             derp_map: self.told.derp_map.clone(),
             dns: self.told.dns.clone(),
@@ -527,11 +499,7 @@ impl Lifecycle {
         Ok(())
     }
 
-    async fn start(
-        &mut self,
-        prefs: Option<Box<Prefs>>,
-        auth_key: Option<String>,
-    ) -> Result<(), String> {
+    async fn start(&mut self, prefs: Option<Box<Prefs>>, auth_key: Option<String>) -> Result<(), String> {
         let mut prefs = prefs.map_or_else(|| self.state.prefs.clone(), |p| *p);
         prefs.check().map_err(|e| e.to_string())?;
         prefs.logged_out = false;
@@ -562,10 +530,7 @@ impl Lifecycle {
         }
         if self.registering && !self.auth_url.is_empty() {
             let url = Some(self.auth_url.clone());
-            self.bus.send(Notify {
-                browse_to_url: url,
-                ..Notify::default()
-            });
+            self.bus.send(Notify { browse_to_url: url, ..Notify::default() });
             return Ok(());
         }
         self.stop_session();

@@ -368,10 +368,7 @@ async fn whois(uri: &http::Uri, api: &Api) -> Answer {
             (n, user)
         })
     } else {
-        let ip = addr
-            .parse::<SocketAddr>()
-            .map(|a| a.ip())
-            .or_else(|_| addr.parse::<IpAddr>());
+        let ip = addr.parse::<SocketAddr>().map(|a| a.ip()).or_else(|_| addr.parse::<IpAddr>());
         let Ok(ip) = ip else {
             return text(StatusCode::BAD_REQUEST, "invalid 'addr' parameter");
         };
@@ -437,10 +434,7 @@ async fn watch(uri: &http::Uri, api: &Api) -> Answer {
     }
     let lines = stream::unfold((Some(first.line()), bus), next_line);
     let mut response = Response::new(BodyExt::boxed(StreamBody::new(lines)));
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        http::HeaderValue::from_static("application/json"),
-    );
+    response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     response
 }
 
@@ -516,9 +510,7 @@ async fn metrics(api: &Api) -> Answer {
     line(format!("tsd_node_sent_bytes_total {tx}"));
     line("# TYPE tsd_node_dropped_packets_total counter".to_owned());
     for (reason, count) in &engine.drops {
-        line(format!(
-            "tsd_node_dropped_packets_total{{reason=\"{reason}\"}} {count}"
-        ));
+        line(format!("tsd_node_dropped_packets_total{{reason=\"{reason}\"}} {count}"));
     }
     text(StatusCode::OK, out)
 }

@@ -78,10 +78,7 @@ pub fn bind(path: &Path) -> io::Result<Socket> {
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(io::Error::new(
             io::ErrorKind::AddrInUse,
-            format!(
-                "another daemon answers on {}; stop it or give another --socket",
-                path.display()
-            ),
+            format!("another daemon answers on {}; stop it or give another --socket", path.display()),
         ));
     }
     if let Some(dir) = path.parent() {
@@ -94,10 +91,7 @@ pub fn bind(path: &Path) -> io::Result<Socket> {
     let listener = UnixListener::bind(path)?;
     // Everybody may look; who may change is decided per caller.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
-    Ok(Socket {
-        listener,
-        path: path.to_owned(),
-    })
+    Ok(Socket { listener, path: path.to_owned() })
 }
 
 /// Serves until cancelled.
@@ -222,10 +216,7 @@ async fn answer(request: Request<Incoming>, uid: u32, api: &Api) -> Response<Bod
         HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
     );
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-    headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
@@ -243,10 +234,7 @@ mod tests {
 
     #[test]
     fn browsers_and_foreign_hosts_are_refused() {
-        assert_eq!(
-            refusal(&request(&[("host", "local-tailscaled.sock")])),
-            None
-        );
+        assert_eq!(refusal(&request(&[("host", "local-tailscaled.sock")])), None);
         assert_eq!(refusal(&request(&[])), None);
         assert!(refusal(&request(&[("host", "evil.example")])).is_some());
         assert!(refusal(&request(&[("origin", "http://x")])).is_some());
@@ -293,9 +281,8 @@ mod tests {
         };
         let server = tokio::spawn(serve(bind(&path).unwrap(), api));
         let ask = |line: &str, extra: &str| {
-            let text = format!(
-                "{line} HTTP/1.1\r\nHost: local-tailscaled.sock\r\nConnection: close\r\n{extra}\r\n"
-            );
+            let text =
+                format!("{line} HTTP/1.1\r\nHost: local-tailscaled.sock\r\nConnection: close\r\n{extra}\r\n");
             let path = path.clone();
             async move { exchange(&path, &text).await }
         };
@@ -315,13 +302,9 @@ mod tests {
             ("GET /localapi/v0/status", "", "503"),
         ] {
             let got = ask(line, extra).await;
-            assert!(
-                got.starts_with(&format!("HTTP/1.1 {status}")),
-                "{line}: {got}"
-            );
+            assert!(got.starts_with(&format!("HTTP/1.1 {status}")), "{line}: {got}");
         }
-        let evil =
-            "GET /localapi/v0/prefs HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n";
+        let evil = "GET /localapi/v0/prefs HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n";
         assert!(exchange(&path, evil).await.starts_with("HTTP/1.1 403"));
         server.abort();
     }

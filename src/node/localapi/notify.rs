@@ -128,11 +128,7 @@ mod tests {
 
     #[test]
     fn names_are_those_the_official_client_reads() {
-        let notify = Notify {
-            state: Some(6),
-            browse_to_url: Some("https://x".into()),
-            ..Notify::default()
-        };
+        let notify = Notify { state: Some(6), browse_to_url: Some("https://x".into()), ..Notify::default() };
         let value: Value = serde_json::from_slice(&notify.line()).unwrap();
         assert_eq!(value["State"], 6);
         assert_eq!(value["BrowseToURL"], "https://x");

@@ -19,10 +19,7 @@ use crate::wire::{CapMap, DerpMap, Node, UserProfile};
 const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
 
 fn time(at: Option<DateTime<Utc>>) -> String {
-    at.map_or_else(
-        || ZERO_TIME.to_owned(),
-        |t| t.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true),
-    )
+    at.map_or_else(|| ZERO_TIME.to_owned(), |t| t.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true))
 }
 
 /// One node as `status` shows it.
@@ -109,11 +106,7 @@ fn of_node(node: &Node) -> PeerStatus {
         os: info.os,
         user_id: node.user.0,
         tailscale_ips: addresses(node),
-        allowed_ips: Some(
-            node.allowed_ips
-                .clone()
-                .unwrap_or_else(|| node.addresses.clone()),
-        ),
+        allowed_ips: Some(node.allowed_ips.clone().unwrap_or_else(|| node.addresses.clone())),
         tags: node.tags.clone(),
         primary_routes: node.primary_routes.clone(),
         created: time(node.created),
@@ -135,12 +128,7 @@ fn of_node(node: &Node) -> PeerStatus {
 fn of_peer(peer: &EnginePeer, map: &DerpMap) -> PeerStatus {
     let current = peer.cur_addr.map(|a| a.to_string()).unwrap_or_default();
     PeerStatus {
-        addrs: peer
-            .node
-            .endpoints
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
+        addrs: peer.node.endpoints.iter().map(ToString::to_string).collect(),
         cur_addr: current,
         relay: peer.home.map(|r| region_code(map, r)).unwrap_or_default(),
         rx_bytes: peer.rx_bytes,
@@ -173,9 +161,7 @@ fn own(view: &View, engine: &EngineStatus, news: &News) -> PeerStatus {
     let home = engine.home.or(news.home);
     PeerStatus {
         addrs: engine.endpoints.iter().map(ToString::to_string).collect(),
-        relay: home
-            .map(|r| region_code(&news.derp_map, r))
-            .unwrap_or_default(),
+        relay: home.map(|r| region_code(&news.derp_map, r)).unwrap_or_default(),
         online: view.control_up,
         os: "linux".to_owned(),
         in_magic_sock: false,
@@ -197,19 +183,10 @@ pub fn status(view: &View, engine: &EngineStatus, news: &News, peers: bool) -> V
         })
     });
     let peer: Option<BTreeMap<String, PeerStatus>> = (peers && up).then(|| {
-        engine
-            .peers
-            .values()
-            .map(|p| (p.node.key.to_string(), of_peer(p, &news.derp_map)))
-            .collect()
+        engine.peers.values().map(|p| (p.node.key.to_string(), of_peer(p, &news.derp_map))).collect()
     });
-    let users: Option<BTreeMap<String, &UserProfile>> = up.then(|| {
-        engine
-            .users
-            .iter()
-            .map(|(id, u)| (id.to_string(), u))
-            .collect()
-    });
+    let users: Option<BTreeMap<String, &UserProfile>> =
+        up.then(|| engine.users.iter().map(|(id, u)| (id.to_string(), u)).collect());
     let mut out = json!({
         "Version": VERSION,
         "TUN": true,
@@ -240,10 +217,7 @@ mod tests {
 
     #[test]
     fn a_logged_out_node_still_gives_a_whole_status() {
-        let view = View {
-            state: State::NeedsLogin,
-            ..View::default()
-        };
+        let view = View { state: State::NeedsLogin, ..View::default() };
         let out = status(&view, &EngineStatus::default(), &News::default(), true);
         assert_eq!(out["BackendState"], "NeedsLogin");
         assert_eq!(out["Self"]["LastSeen"], ZERO_TIME);
@@ -257,16 +231,10 @@ mod tests {
         let mut map = DerpMap::default();
         map.regions.insert(
             RegionId(900),
-            crate::wire::DerpRegion {
-                region_code: "tsd".into(),
-                ..Default::default()
-            },
+            crate::wire::DerpRegion { region_code: "tsd".into(), ..Default::default() },
         );
         let peer = EnginePeer {
-            node: Node {
-                online: Some(true),
-                ..Node::default()
-            },
+            node: Node { online: Some(true), ..Node::default() },
             cur_addr: Some("203.0.113.9:41641".parse().unwrap()),
             home: Some(RegionId(900)),
             rx_bytes: 2,

@@ -116,10 +116,7 @@ impl Magicsock {
         let Some(key) = disco else {
             return;
         };
-        let entry = self.by_disco.entry(key).or_insert_with(|| DiscoPeer {
-            shared: None,
-            nodes: Vec::new(),
-        });
+        let entry = self.by_disco.entry(key).or_insert_with(|| DiscoPeer { shared: None, nodes: Vec::new() });
         if !entry.nodes.contains(&id) {
             entry.nodes.push(id);
         }
@@ -209,11 +206,8 @@ impl Magicsock {
         }
         let best = p.best_at(now);
         let trusted = best.is_some_and(|(_, trusted)| trusted);
-        let route = Route {
-            key: p.key,
-            udp: best.map(|(addr, _)| addr),
-            derp: p.relay().filter(|_| !trusted),
-        };
+        let route =
+            Route { key: p.key, udp: best.map(|(addr, _)| addr), derp: p.relay().filter(|_| !trusted) };
         if wake {
             self.arm(id);
         }
@@ -263,12 +257,8 @@ impl Magicsock {
     pub(crate) fn set_endpoints(&mut self, endpoints: Vec<SocketAddr>, ctx: &mut Ctx<'_>) {
         self.endpoints = endpoints;
         self.endpoints_at = Some(ctx.now.mono);
-        let mut waiting: Vec<NodeId> = self
-            .peers
-            .iter()
-            .filter(|(_, p)| p.cmm_waits)
-            .map(|(id, _)| *id)
-            .collect();
+        let mut waiting: Vec<NodeId> =
+            self.peers.iter().filter(|(_, p)| p.cmm_waits).map(|(id, _)| *id).collect();
         waiting.sort_unstable();
         for id in waiting {
             self.call_me_maybe(id, ctx);
@@ -282,21 +272,11 @@ impl Magicsock {
 
     fn ping_path(&mut self, id: NodeId, to: Path, cli: Option<u64>, ctx: &mut Ctx<'_>) {
         let tx = ctx.rng.bytes();
-        let ping = Message::Ping {
-            tx,
-            node_key: Some(self.node_public),
-        };
+        let ping = Message::Ping { tx, node_key: Some(self.node_public) };
         if self.send(id, to, &ping, ctx)
             && let Some(p) = self.peers.get_mut(&id)
         {
-            p.note_sent(
-                tx,
-                SentPing {
-                    to,
-                    at: ctx.now.mono,
-                    cli,
-                },
-            );
+            p.note_sent(tx, SentPing { to, at: ctx.now.mono, cli });
             self.arm(id);
         }
     }
@@ -308,9 +288,7 @@ impl Magicsock {
         let Some(entry) = self.by_disco.get_mut(&disco) else {
             return false;
         };
-        let shared = entry
-            .shared
-            .get_or_insert_with(|| self.disco.shared(&disco));
+        let shared = entry.shared.get_or_insert_with(|| self.disco.shared(&disco));
         let datagram = disco::seal(&self.disco_public, shared, &ctx.rng.bytes(), message);
         ctx.out.send(to, key, Bytes::from(datagram), ctx.now);
         true
@@ -375,26 +353,16 @@ impl Magicsock {
         ctx: &mut Ctx<'_>,
     ) -> Result<(), &'static str> {
         let sealed = Sealed::parse(datagram).ok_or("broken disco")?;
-        let entry = self
-            .by_disco
-            .get_mut(&sealed.sender)
-            .ok_or("disco of a stranger")?;
-        let shared = entry
-            .shared
-            .get_or_insert_with(|| self.disco.shared(&sealed.sender));
+        let entry = self.by_disco.get_mut(&sealed.sender).ok_or("disco of a stranger")?;
+        let shared = entry.shared.get_or_insert_with(|| self.disco.shared(&sealed.sender));
         let message = sealed.open(shared).ok_or("unreadable disco")?;
         let relayed_by = relayed_by.filter(|id| entry.nodes.contains(id));
         let nodes = entry.nodes.clone();
         match message {
             Message::Ping { tx, node_key } => {
-                let by_key = node_key
-                    .and_then(|k| self.by_key(&k))
-                    .filter(|id| nodes.contains(id));
+                let by_key = node_key.and_then(|k| self.by_key(&k)).filter(|id| nodes.contains(id));
                 let only = nodes.first().copied().filter(|_| nodes.len() == 1);
-                let id = relayed_by
-                    .or(by_key)
-                    .or(only)
-                    .ok_or("ambiguous disco ping")?;
+                let id = relayed_by.or(by_key).or(only).ok_or("ambiguous disco ping")?;
                 self.handle_ping(id, tx, from, ctx);
                 Ok(())
             }
@@ -457,10 +425,7 @@ impl Magicsock {
             if let Some(cli) = ping.cli.and_then(|n| Some((n, self.cli.get_mut(&n)?))) {
                 cli.1.answered = true;
                 let took = now.saturating_duration_since(ping.at);
-                ctx.out.event(EngineEvent::Ping(PingOutcome {
-                    id: cli.0,
-                    result: Ok((ping.to, took)),
-                }));
+                ctx.out.event(EngineEvent::Ping(PingOutcome { id: cli.0, result: Ok((ping.to, took)) }));
             }
             return Ok(());
         }
@@ -482,13 +447,7 @@ impl Magicsock {
         let (best, relay, candidates) = (p.best_at(now), p.relay(), p.candidates());
         let cli = self.next_cli;
         self.next_cli += 1;
-        self.cli.insert(
-            cli,
-            CliPing {
-                deadline: now + PING_TIMEOUT,
-                answered: false,
-            },
-        );
+        self.cli.insert(cli, CliPing { deadline: now + PING_TIMEOUT, answered: false });
         if let Some((addr, true)) = best {
             self.ping_path(id, Path::Direct(addr), Some(cli), ctx);
         } else {
@@ -531,12 +490,7 @@ impl Magicsock {
             self.heartbeat(id, ctx);
             self.arm(id);
         }
-        let late: Vec<u64> = self
-            .cli
-            .iter()
-            .filter(|(_, c)| c.deadline <= now)
-            .map(|(id, _)| *id)
-            .collect();
+        let late: Vec<u64> = self.cli.iter().filter(|(_, c)| c.deadline <= now).map(|(id, _)| *id).collect();
         for id in late {
             if self.cli.remove(&id).is_some_and(|c| !c.answered) {
                 ctx.out.event(EngineEvent::Ping(PingOutcome {
@@ -581,22 +535,12 @@ impl Magicsock {
         &self,
         id: NodeId,
         now: Now,
-    ) -> (
-        Option<SocketAddr>,
-        Option<RegionId>,
-        Option<DateTime<Utc>>,
-        bool,
-    ) {
+    ) -> (Option<SocketAddr>, Option<RegionId>, Option<DateTime<Utc>>, bool) {
         let Some(p) = self.peers.get(&id) else {
             return (None, None, None, false);
         };
         let direct = p.best_at(now.mono).filter(|(_, trusted)| *trusted);
-        (
-            direct.map(|d| d.0),
-            p.home,
-            p.last_write,
-            p.active(now.mono),
-        )
+        (direct.map(|d| d.0), p.home, p.last_write, p.active(now.mono))
     }
 }
 
@@ -606,8 +550,5 @@ pub(crate) fn home_of(node: &Node) -> Option<RegionId> {
         let port = node.legacy_derp.strip_prefix("127.3.3.40:")?;
         port.parse::<RegionId>().ok()
     };
-    Some(node.home_derp)
-        .filter(|r| r.0 != 0)
-        .or_else(legacy)
-        .filter(|r| r.0 != 0)
+    Some(node.home_derp).filter(|r| r.0 != 0).or_else(legacy).filter(|r| r.0 != 0)
 }

@@ -56,9 +56,7 @@ pub(crate) fn is_better(a: (SocketAddr, Duration), b: Option<(SocketAddr, Durati
 /// Whether an address that somebody told us may be sent probes: never to many, never to nobody.
 pub(crate) fn may_probe(addr: SocketAddr) -> bool {
     let ip_ok = match addr.ip() {
-        IpAddr::V4(a) => {
-            !a.is_multicast() && !a.is_broadcast() && !a.is_unspecified() && a.octets()[0] < 240
-        }
+        IpAddr::V4(a) => !a.is_multicast() && !a.is_broadcast() && !a.is_unspecified() && a.octets()[0] < 240,
         IpAddr::V6(a) => !a.is_multicast() && !a.is_unspecified() && !a.is_unicast_link_local(),
     };
     ip_ok && addr.port() != 0
@@ -83,43 +81,23 @@ mod tests {
 
     #[test]
     fn one_percent_is_no_reason_and_equal_addresses_are_not_better() {
-        assert!(!is_better(
-            at("203.0.113.9:1", 99),
-            Some(at("203.0.113.8:1", 100))
-        ));
-        assert!(is_better(
-            at("203.0.113.9:1", 90),
-            Some(at("203.0.113.8:1", 100))
-        ));
-        assert!(!is_better(
-            at("203.0.113.9:1", 1),
-            Some(at("203.0.113.9:1", 100))
-        ));
+        assert!(!is_better(at("203.0.113.9:1", 99), Some(at("203.0.113.8:1", 100))));
+        assert!(is_better(at("203.0.113.9:1", 90), Some(at("203.0.113.8:1", 100))));
+        assert!(!is_better(at("203.0.113.9:1", 1), Some(at("203.0.113.9:1", 100))));
         assert!(is_better(at("203.0.113.9:1", 100), None));
     }
 
     #[test]
     fn ipv6_is_slightly_preferred() {
-        assert!(is_better(
-            at("[2001:db8::1]:1", 100),
-            Some(at("203.0.113.8:1", 95))
-        ));
-        assert!(!is_better(
-            at("203.0.113.8:1", 95),
-            Some(at("[2001:db8::1]:1", 100))
-        ));
+        assert!(is_better(at("[2001:db8::1]:1", 100), Some(at("203.0.113.8:1", 95))));
+        assert!(!is_better(at("203.0.113.8:1", 95), Some(at("[2001:db8::1]:1", 100))));
     }
 
     #[test]
     fn groups_and_nobody_are_never_probed() {
-        for bad in [
-            "224.0.0.1:1",
-            "255.255.255.255:1",
-            "0.0.0.0:1",
-            "1.2.3.4:0",
-            "[ff02::1]:1",
-            "[fe80::1]:1",
-        ] {
+        for bad in
+            ["224.0.0.1:1", "255.255.255.255:1", "0.0.0.0:1", "1.2.3.4:0", "[ff02::1]:1", "[fe80::1]:1"]
+        {
             assert!(!may_probe(bad.parse().unwrap()), "{bad}");
         }
         assert!(may_probe("192.168.1.1:41641".parse().unwrap()));

@@ -189,8 +189,7 @@ impl PeerPaths {
     /// Keeps the candidates bounded: first go those nobody vouches for, the longest unheard first.
     fn prune(&mut self) {
         let best = self.best.map(|b| b.addr);
-        self.candidates
-            .retain(|a, c| c.netmap || c.call_me_maybe || c.heard.is_some() || Some(*a) == best);
+        self.candidates.retain(|a, c| c.netmap || c.call_me_maybe || c.heard.is_some() || Some(*a) == best);
         while self.candidates.len() > MAX_CANDIDATES {
             let worst = self
                 .candidates
@@ -261,11 +260,7 @@ impl PeerPaths {
         let trusted = self.best.filter(|b| now <= b.trust_until);
         let better = is_better((addr, latency), trusted.map(|b| (b.addr, b.latency)));
         if better || self.best.is_some_and(|b| b.addr == addr) {
-            self.best = Some(Best {
-                addr,
-                latency,
-                trust_until: now + TRUST,
-            });
+            self.best = Some(Best { addr, latency, trust_until: now + TRUST });
         }
         Some(ping)
     }
@@ -316,14 +311,7 @@ mod tests {
     }
 
     fn ping(p: &mut PeerPaths, n: u8, to: SocketAddr, at: Instant) {
-        p.note_sent(
-            [n; 12],
-            SentPing {
-                to: Path::Direct(to),
-                at,
-                cli: None,
-            },
-        );
+        p.note_sent([n; 12], SentPing { to: Path::Direct(to), at, cli: None });
     }
 
     #[test]
@@ -364,10 +352,7 @@ mod tests {
         assert!(p.note_ping([1; 12], Path::Direct(addr(3)), now));
         assert!(!p.note_ping([1; 12], Path::Direct(addr(3)), now));
         assert_eq!(p.take_due_candidates(now + HEARTBEAT), [addr(3)]);
-        assert_eq!(
-            p.take_due_candidates(now + PING_SPACING),
-            [addr(1), addr(2)]
-        );
+        assert_eq!(p.take_due_candidates(now + PING_SPACING), [addr(1), addr(2)]);
     }
 
     #[test]

@@ -38,18 +38,10 @@ pub(crate) struct Sample<'a> {
 
 impl History {
     /// Adds the report of a measurement that began at `started`.
-    pub(crate) fn add(
-        &mut self,
-        now: Instant,
-        started: Instant,
-        latency: BTreeMap<RegionId, Duration>,
-    ) {
+    pub(crate) fn add(&mut self, now: Instant, started: Instant, latency: BTreeMap<RegionId, Duration>) {
         self.reports.push_back((now, started, latency));
         while self.reports.len() > MAX_REPORTS
-            || self
-                .reports
-                .front()
-                .is_some_and(|(at, _, _)| now >= *at + WINDOW)
+            || self.reports.front().is_some_and(|(at, _, _)| now >= *at + WINDOW)
         {
             self.reports.pop_front();
         }
@@ -57,22 +49,14 @@ impl History {
 
     /// The `n` fastest regions of the last report.
     pub(crate) fn fastest(&self, n: usize) -> Vec<RegionId> {
-        let mut all: Vec<(Duration, RegionId)> = self
-            .reports
-            .back()
-            .into_iter()
-            .flat_map(|(_, _, l)| l.iter().map(|(r, d)| (*d, *r)))
-            .collect();
+        let mut all: Vec<(Duration, RegionId)> =
+            self.reports.back().into_iter().flat_map(|(_, _, l)| l.iter().map(|(r, d)| (*d, *r))).collect();
         all.sort_unstable();
         all.into_iter().take(n).map(|(_, r)| r).collect()
     }
 
     fn best_recent(&self, region: RegionId, s: &Sample<'_>) -> Option<Duration> {
-        let best = self
-            .reports
-            .iter()
-            .filter_map(|(_, _, l)| l.get(&region).copied())
-            .min()?;
+        let best = self.reports.iter().filter_map(|(_, _, l)| l.get(&region).copied()).min()?;
         let score = s.scores.get(&region).copied();
         let score = score.filter(|f| f.is_finite() && *f > 0.0 && *f <= 1e6);
         Some(best.mul_f64(score.unwrap_or(1.0)))
@@ -81,11 +65,8 @@ impl History {
     /// The home to have after the newest report; `None` when it says nothing.
     pub(crate) fn choose(&self, s: &Sample<'_>) -> Option<RegionId> {
         let (_, started, newest) = self.reports.back()?;
-        let heard = |within: Duration| {
-            s.frames
-                .iter()
-                .any(|(r, at)| Some(*r) == s.home && s.now < *at + within)
-        };
+        let heard =
+            |within: Duration| s.frames.iter().any(|(r, at)| Some(*r) == s.home && s.now < *at + within);
         let candidate = newest
             .keys()
             .filter(|r| s.usable.contains(r))
@@ -144,10 +125,7 @@ mod tests {
 
     #[test]
     fn an_unreachable_home_is_left_and_only_the_newest_report_gives_candidates() {
-        assert_eq!(
-            choose(&[&[(2, 10)], &[(1, 80)]], Some(2)),
-            Some(RegionId(1))
-        );
+        assert_eq!(choose(&[&[(2, 10)], &[(1, 80)]], Some(2)), Some(RegionId(1)));
         assert_eq!(choose(&[&[(2, 10)], &[]], None), None);
         assert_eq!(choose(&[&[(9, 1), (1, 80)]], None), Some(RegionId(1)));
     }

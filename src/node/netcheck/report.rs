@@ -24,9 +24,7 @@ pub(crate) struct Report {
 }
 
 fn keep_min<K: Ord>(map: &mut BTreeMap<K, Duration>, key: K, d: Duration) {
-    map.entry(key)
-        .and_modify(|old| *old = d.min(*old))
-        .or_insert(d);
+    map.entry(key).and_modify(|old| *old = d.min(*old)).or_insert(d);
 }
 
 impl Report {
@@ -43,10 +41,7 @@ impl Report {
         keep_min(&mut self.latency, region, latency);
         keep_min(&mut self.by_family, (region, server.is_ipv4()), latency);
         if server.is_ipv4() {
-            let others = self
-                .mappings
-                .iter()
-                .filter(|(s, _)| s.is_ipv4() && *s != server);
+            let others = self.mappings.iter().filter(|(s, _)| s.is_ipv4() && *s != server);
             for (_, other) in others {
                 let differs = *other != seen;
                 self.varies = Some(self.varies.unwrap_or(false) || differs);
@@ -68,12 +63,7 @@ impl Report {
     pub(crate) fn globals(&self) -> Vec<SocketAddr> {
         let mut out = Vec::new();
         for v4 in [true, false] {
-            let family = || {
-                self.mappings
-                    .iter()
-                    .map(|m| m.1)
-                    .filter(|a| a.is_ipv4() == v4)
-            };
+            let family = || self.mappings.iter().map(|m| m.1).filter(|a| a.is_ipv4() == v4);
             for (i, addr) in family().enumerate() {
                 let count = family().filter(|a| *a == addr).count();
                 if (i == 0 || count > 1) && !out.contains(&addr) {

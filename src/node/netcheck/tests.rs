@@ -22,10 +22,7 @@ fn map(regions: u64) -> DerpMap {
         }],
         ..DerpRegion::default()
     };
-    DerpMap {
-        regions: (1..=regions).map(|id| (RegionId(id), region(id))).collect(),
-        ..DerpMap::default()
-    }
+    DerpMap { regions: (1..=regions).map(|id| (RegionId(id), region(id))).collect(), ..DerpMap::default() }
 }
 
 impl Rig {
@@ -33,20 +30,11 @@ impl Rig {
         let mut check = Netcheck::new(0);
         check.set_interfaces(vec!["192.168.1.2".parse().unwrap()], Some(41641), None);
         check.set_map(derp);
-        Self {
-            check,
-            now: Now::read(),
-            rng: Rng::from_seed([5; 32]),
-            out: Outbox::default(),
-        }
+        Self { check, now: Now::read(), rng: Rng::from_seed([5; 32]), out: Outbox::default() }
     }
 
     fn with<T>(&mut self, f: impl FnOnce(&mut Netcheck, &mut Ctx<'_>) -> T) -> T {
-        let mut ctx = Ctx {
-            now: self.now,
-            rng: &mut self.rng,
-            out: &mut self.out,
-        };
+        let mut ctx = Ctx { now: self.now, rng: &mut self.rng, out: &mut self.out };
         f(&mut self.check, &mut ctx)
     }
 
@@ -83,10 +71,7 @@ fn it_is_done_as_soon_as_all_regions_answered() {
     assert!(rig.answer(probes[1], "198.51.100.1:7"));
     let done = rig.wait(0).unwrap();
     assert_eq!(done.report.varies, Some(false));
-    assert_eq!(
-        rig.check.choose_home(false, rig.now.mono),
-        Some(RegionId(1))
-    );
+    assert_eq!(rig.check.choose_home(false, rig.now.mono), Some(RegionId(1)));
     let kinds: Vec<EndpointType> = done.endpoints.iter().map(|e| e.1).collect();
     assert_eq!(kinds, [EndpointType::STUN, EndpointType::LOCAL]);
     // Answers come once.
@@ -102,10 +87,7 @@ fn a_hard_nat_is_seen_and_the_local_port_guessed() {
     rig.answer(probes[1], "198.51.100.1:8");
     let done = rig.wait(0).unwrap();
     assert_eq!(done.report.varies, Some(true));
-    let guess = (
-        "198.51.100.1:41641".parse().unwrap(),
-        EndpointType::STUN4_LOCAL_PORT,
-    );
+    let guess = ("198.51.100.1:41641".parse().unwrap(), EndpointType::STUN4_LOCAL_PORT);
     assert!(done.endpoints.contains(&guess));
 }
 
@@ -133,10 +115,7 @@ fn probes_are_repeated_and_without_answers_https_is_asked_after_a_second() {
     rig.check.note_https(RegionId(1), Duration::from_millis(90));
     let done = rig.wait(0).unwrap();
     assert!(!done.report.udp);
-    assert_eq!(
-        rig.check.choose_home(false, rig.now.mono),
-        Some(RegionId(2))
-    );
+    assert_eq!(rig.check.choose_home(false, rig.now.mono), Some(RegionId(2)));
 }
 
 #[test]
@@ -145,10 +124,7 @@ fn when_nothing_answers_a_home_is_picked_and_kept() {
     rig.with(|c, ctx| c.start(true, ctx));
     rig.wait(1000);
     assert!(rig.wait(4000).is_some());
-    assert_eq!(
-        rig.check.choose_home(false, rig.now.mono),
-        Some(RegionId(1))
-    );
+    assert_eq!(rig.check.choose_home(false, rig.now.mono), Some(RegionId(1)));
 }
 
 #[test]
@@ -174,10 +150,7 @@ fn the_home_stays_while_control_is_down_and_a_later_check_is_smaller() {
     assert_eq!(measure(&mut rig, false, |n| n), 3);
     rig.now = rig.now.after(Duration::from_secs(400));
     assert_eq!(measure(&mut rig, true, |n| 10 - n), 6);
-    assert_eq!(
-        rig.check.choose_home(false, rig.now.mono),
-        Some(RegionId(1))
-    );
+    assert_eq!(rig.check.choose_home(false, rig.now.mono), Some(RegionId(1)));
     assert_eq!(rig.check.choose_home(true, rig.now.mono), Some(RegionId(6)));
 }
 
@@ -192,10 +165,7 @@ fn stun_ports_test_addresses_and_unmeasured_regions_are_heeded() {
         n.stun_test_ip = "192.0.2.9".to_owned();
         n.stun_port = 99;
     });
-    derp.regions
-        .get_mut(&RegionId(3))
-        .unwrap()
-        .no_measure_no_home = true;
+    derp.regions.get_mut(&RegionId(3)).unwrap().no_measure_no_home = true;
     let mut rig = Rig::new(&derp);
     rig.with(|c, ctx| c.start(true, ctx));
     let to: Vec<String> = rig.probes().iter().map(|p| p.0.to_string()).collect();
@@ -205,9 +175,7 @@ fn stun_ports_test_addresses_and_unmeasured_regions_are_heeded() {
 #[test]
 fn names_wait_for_their_addresses() {
     let mut derp = map(1);
-    derp.regions.get_mut(&RegionId(1)).unwrap().nodes[0]
-        .ipv4
-        .clear();
+    derp.regions.get_mut(&RegionId(1)).unwrap().nodes[0].ipv4.clear();
     let mut rig = Rig::new(&derp);
     rig.with(|c, ctx| c.start(true, ctx));
     assert!(rig.probes().is_empty());

@@ -41,18 +41,9 @@ impl OsHandle {
         let routes = Routes::open(index)?;
         let (wish, wishes) = watch::channel(OsConfig::default());
         let (tell, trouble) = watch::channel(Vec::new());
-        let dns = Dns {
-            interface,
-            index,
-            resolv,
-            used: None,
-        };
+        let dns = Dns { interface, index, resolv, used: None };
         let task = tokio::spawn(follow(routes, dns, wishes, tell));
-        Ok(Self {
-            wish,
-            trouble,
-            task,
-        })
+        Ok(Self { wish, trouble, task })
     }
 
     /// What the host should look like from now on.

@@ -78,18 +78,10 @@ impl ResolvConf {
             .any(|l| l.contains("systemd-resolved"));
         let servers = nameservers(&text);
         let stub = !servers.is_empty()
-            && servers
-                .iter()
-                .all(|ip| matches!(ip.to_string().as_str(), "127.0.0.53" | "127.0.0.54"));
+            && servers.iter().all(|ip| matches!(ip.to_string().as_str(), "127.0.0.53" | "127.0.0.54"));
         let running = self.root.join("run/systemd/resolve").is_dir();
-        let program = ["usr/bin/resolvectl", "bin/resolvectl"]
-            .iter()
-            .any(|p| self.root.join(p).exists());
-        if owner && stub && running && program {
-            DnsMode::Resolved
-        } else {
-            DnsMode::Direct
-        }
+        let program = ["usr/bin/resolvectl", "bin/resolvectl"].iter().any(|p| self.root.join(p).exists());
+        if owner && stub && running && program { DnsMode::Resolved } else { DnsMode::Direct }
     }
 
     /// The host's own resolvers: from the backup while the file is ours, else from the file; behind
@@ -173,12 +165,7 @@ impl ResolvConf {
 
 fn write_synced(path: &Path, text: &str) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o644)
-        .open(path)?;
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }
@@ -203,18 +190,11 @@ mod tests {
             fs::write(root.join("etc/resolv.conf"), text).unwrap();
         }
         let conf = ResolvConf::new(&root, &state);
-        Host {
-            _tmp: tmp,
-            root,
-            conf,
-        }
+        Host { _tmp: tmp, root, conf }
     }
 
     fn dns() -> DnsOs {
-        DnsOs {
-            search: vec!["tail.internal".into()],
-            match_domains: vec![],
-        }
+        DnsOs { search: vec!["tail.internal".into()], match_domains: vec![] }
     }
 
     fn now(host: &Host) -> String {
@@ -227,10 +207,7 @@ mod tests {
         host.conf.apply(&dns()).unwrap();
         assert!(now(&host).contains("nameserver 100.100.100.100\nsearch tail.internal\n"));
         host.conf.apply(&dns()).unwrap();
-        assert_eq!(
-            host.conf.host_resolvers(),
-            ["9.9.9.9".parse::<IpAddr>().unwrap()]
-        );
+        assert_eq!(host.conf.host_resolvers(), ["9.9.9.9".parse::<IpAddr>().unwrap()]);
         host.conf.restore().unwrap();
         assert_eq!(now(&host), "nameserver 9.9.9.9\noptions edns0\n");
         host.conf.restore().unwrap();
@@ -299,15 +276,8 @@ mod tests {
         fs::create_dir_all(host.root.join("usr/bin")).unwrap();
         fs::write(host.root.join("usr/bin/resolvectl"), "").unwrap();
         assert_eq!(host.conf.mode(), DnsMode::Resolved);
-        fs::write(
-            host.root.join("run/systemd/resolve/resolv.conf"),
-            "nameserver 10.0.0.1\n",
-        )
-        .unwrap();
-        assert_eq!(
-            host.conf.host_resolvers(),
-            ["10.0.0.1".parse::<IpAddr>().unwrap()]
-        );
+        fs::write(host.root.join("run/systemd/resolve/resolv.conf"), "nameserver 10.0.0.1\n").unwrap();
+        assert_eq!(host.conf.host_resolvers(), ["10.0.0.1".parse::<IpAddr>().unwrap()]);
     }
 
     #[test]

@@ -22,12 +22,8 @@ async fn run(args: &[&str]) -> Result<(), String> {
 /// Gives the interface quad-100 for the tailnet's names, with the search domains.
 pub(super) async fn apply(interface: &str, dns: &DnsOs) -> Result<(), String> {
     run(&["dns", interface, "100.100.100.100"]).await?;
-    let routing: Vec<String> = dns
-        .match_domains
-        .iter()
-        .filter(|d| !dns.search.contains(d))
-        .map(|d| format!("~{d}"))
-        .collect();
+    let routing: Vec<String> =
+        dns.match_domains.iter().filter(|d| !dns.search.contains(d)).map(|d| format!("~{d}")).collect();
     let mut args = vec!["domain", interface];
     args.extend(dns.search.iter().map(String::as_str));
     args.extend(routing.iter().map(String::as_str));

@@ -71,8 +71,7 @@ fn ok_if(result: Result<(), rtnetlink::Error>, codes: &[i32]) -> Result<(), Stri
 }
 
 fn ipv6_there() -> bool {
-    std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/disable_ipv6")
-        .is_ok_and(|t| t.trim() == "0")
+    std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/disable_ipv6").is_ok_and(|t| t.trim() == "0")
 }
 
 impl Routes {
@@ -98,36 +97,16 @@ impl Routes {
         let v6 = ipv6_there();
         let usable = |n: &&IpNet| v6 || n.addr().is_ipv4();
         let addresses: BTreeSet<IpNet> = config.addresses.iter().filter(usable).copied().collect();
-        let mut routes: BTreeSet<IpNet> = config
-            .routes
-            .iter()
-            .filter(usable)
-            .map(IpNet::trunc)
-            .collect();
+        let mut routes: BTreeSet<IpNet> = config.routes.iter().filter(usable).map(IpNet::trunc).collect();
         // The host's own address is local already; a route to it would shadow nothing but confuse.
         routes.retain(|r| !addresses.contains(r));
 
         for gone in self.routes.difference(&routes).copied().collect::<Vec<_>>() {
-            self.note(
-                &mut trouble,
-                "remove route",
-                gone,
-                self.route(gone, false).await,
-            );
+            self.note(&mut trouble, "remove route", gone, self.route(gone, false).await);
             self.routes.remove(&gone);
         }
-        for gone in self
-            .addresses
-            .difference(&addresses)
-            .copied()
-            .collect::<Vec<_>>()
-        {
-            self.note(
-                &mut trouble,
-                "remove address",
-                gone,
-                self.address(gone, false).await,
-            );
+        for gone in self.addresses.difference(&addresses).copied().collect::<Vec<_>>() {
+            self.note(&mut trouble, "remove address", gone, self.address(gone, false).await);
             self.addresses.remove(&gone);
         }
         let wanted = !addresses.is_empty();
@@ -164,10 +143,7 @@ impl Routes {
 
     fn note(&self, out: &mut Vec<String>, what: &str, net: IpNet, done: Result<(), String>) {
         if let Err(e) = done {
-            out.push(format!(
-                "cannot {what} {net} (interface {}): {e}",
-                self.index
-            ));
+            out.push(format!("cannot {what} {net} (interface {}): {e}", self.index));
         }
     }
 
@@ -180,11 +156,7 @@ impl Routes {
 
     async fn address(&self, net: IpNet, add: bool) -> Result<(), String> {
         if add {
-            let request = self
-                .handle
-                .address()
-                .add(self.index, net.addr(), net.prefix_len())
-                .replace();
+            let request = self.handle.address().add(self.index, net.addr(), net.prefix_len()).replace();
             return ok_if(request.execute().await, &[libc::EEXIST]);
         }
         let message = match net.addr() {
@@ -238,18 +210,16 @@ impl Routes {
             let mut found = Vec::new();
             let mut dump = self.handle.rule().get(version.clone()).execute();
             while let Ok(Some(rule)) = dump.try_next().await {
-                let ours = rule.attributes.iter().any(
-                    |a| matches!(a, RuleAttribute::Priority(p) if RULES.iter().any(|r| r.0 == *p)),
-                );
+                let ours = rule
+                    .attributes
+                    .iter()
+                    .any(|a| matches!(a, RuleAttribute::Priority(p) if RULES.iter().any(|r| r.0 == *p)));
                 if ours {
                     found.push(rule);
                 }
             }
             for rule in found {
-                if let Err(e) = ok_if(
-                    self.handle.rule().del(rule).execute().await,
-                    &[libc::ENOENT],
-                ) {
+                if let Err(e) = ok_if(self.handle.rule().del(rule).execute().await, &[libc::ENOENT]) {
                     trouble.push(format!("cannot remove a routing rule: {e}"));
                 }
             }
@@ -257,19 +227,10 @@ impl Routes {
                 continue;
             }
             for (priority, marked, table, action) in RULES {
-                let mut request = self
-                    .handle
-                    .rule()
-                    .add()
-                    .priority(priority)
-                    .table_id(table)
-                    .action(action);
+                let mut request = self.handle.rule().add().priority(priority).table_id(table).action(action);
                 if marked {
                     request = request.fw_mark(BYPASS_MARK);
-                    request
-                        .message_mut()
-                        .attributes
-                        .push(RuleAttribute::FwMask(MARK_MASK));
+                    request.message_mut().attributes.push(RuleAttribute::FwMask(MARK_MASK));
                 }
                 let done = match version {
                     IpVersion::V4 => request.v4().execute().await,
