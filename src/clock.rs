@@ -56,7 +56,11 @@ impl Rng {
     #[must_use]
     pub fn from_os() -> Self {
         let mut seed = [0_u8; 32];
-        #[expect(clippy::expect_used, reason = "without entropy no key may be made")]
+        #[expect(
+            clippy::expect_used,
+            clippy::disallowed_methods,
+            reason = "the one reader of the kernel's entropy"
+        )]
         getrandom::fill(&mut seed).expect("the kernel gives entropy");
         Self::from_seed(seed)
     }

@@ -2,7 +2,6 @@
 //! machine uses it: sign in, make a user and a key, edit the policy with an error and without, sign
 //! out; at three widths nothing scrolls sideways. Scripts are off by the page's own policy.
 
-#[expect(dead_code, reason = "every test binary uses a part of the driver")]
 #[path = "support/webdriver.rs"]
 mod webdriver;
 

@@ -55,7 +55,7 @@ pub(super) async fn run(
             // The peer was gone before we looked.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                if router.counters.accept_errors.fetch_add(1, Ordering::Relaxed) % 50 == 0 {
+                if router.counters.accept_errors.fetch_add(1, Ordering::Relaxed).is_multiple_of(50) {
                     tracing::warn!(%error, "cannot accept connections; raise the limit of open files (ulimit -n)");
                 }
                 // Level-triggered: without a rest this would spin while descriptors are out.

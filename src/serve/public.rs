@@ -1,7 +1,7 @@
 //! Which address clients will find us by, guessed from our interfaces alone: nothing outside is asked.
 //! A guess is printed with the flag that changes it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// What was guessed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +86,7 @@ pub(super) fn interfaces() -> Vec<(String, IpAddr)> {
         let ip = if let Some(v4) = address.as_sockaddr_in() {
             IpAddr::V4(v4.ip())
         } else {
-            IpAddr::V6(Ipv6Addr::from(address.as_sockaddr_in6()?.ip()))
+            IpAddr::V6(address.as_sockaddr_in6()?.ip())
         };
         Some((entry.interface_name, ip))
     })

@@ -51,17 +51,12 @@ impl std::fmt::Display for CapVer {
 /// The answer to `GET /key?v=N` (control.md 2). Both members are always printed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
+#[derive(Default)]
 pub struct ServerKeys {
     /// Always the zero key: nobody speaks the legacy protocol.
     pub legacy_public_key: crate::keys::MachinePublic,
     /// The server's Noise key.
     pub public_key: crate::keys::MachinePublic,
-}
-
-impl Default for ServerKeys {
-    fn default() -> Self {
-        Self { legacy_public_key: Default::default(), public_key: Default::default() }
-    }
 }
 
 /// The early payload's JSON (control.md 3.4).

@@ -95,11 +95,6 @@ impl Peer {
         }
     }
 
-    /// What the daemon printed so far.
-    pub fn log(&self) -> String {
-        self.daemon.as_ref().map(Process::text).unwrap_or_default()
-    }
-
     /// A client command, to be run.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = match self.kind {

@@ -291,7 +291,7 @@ fn hostile_bodies_are_refused_and_maps_of_others_arrive() {
 fn a_node_cannot_speak_for_another() {
     let scene = scene("stolen identity");
     let o1 = Peer::join(&scene.lab.host("o1"), OFFICIAL, &scene.server.url, &scene.key);
-    let victim = scene.server.node("o1").unwrap();
+    let victim = scene.server.json(&["nodes", "show", "o1"]);
     let victim_key: tsd::keys::NodePublic = victim["key"].as_str().unwrap().parse().unwrap();
     block_inside(&scene.attacker, move || async move {
         let machine = Machine::new("mallory");

@@ -56,9 +56,11 @@ fn down_and_exit_put_the_machine_back() {
         let routes = host.ok("ip", &["route", "show", "table", "all"]);
         let rules = host.ok("ip", &["rule"]);
         let rules6 = host.ok("ip", &["-6", "rule"]);
-        let links = host.ok("ip", &["-o", "link"]).lines().count();
-        (resolv, routes, rules, rules6, links)
+        let addresses = host.ok("ip", &["-o", "addr"]);
+        (resolv, routes, rules, rules6, addresses)
     };
+    let links = || host.ok("ip", &["-o", "link"]).lines().count();
+    let links_before = links();
     let before = picture();
     let mut t1 = Peer::join(&host, Kind::Tsd, &server.url, &key);
     let during = picture();
@@ -74,6 +76,7 @@ fn down_and_exit_put_the_machine_back() {
     t1.daemon().signal(Signal::SIGTERM);
     t1.daemon().wait(Duration::from_secs(8));
     assert_eq!(picture(), before, "exit restores everything");
+    assert_eq!(links(), links_before, "the interface is gone after exit");
     // After a kill -9 the next start finds the leavings and the next stop restores the original.
     t1.start_daemon();
     t1.wait_running(Duration::from_secs(10));

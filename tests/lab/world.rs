@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -43,7 +43,6 @@ pub enum Nat {
 pub struct Router {
     lab: Rc<Inner>,
     pub space: String,
-    pub wan: String,
     subnet: u8,
     next: Rc<Cell<u8>>,
 }
@@ -172,12 +171,7 @@ impl Lab {
                  }}"
             ),
         );
-        Router { lab: self.inner.clone(), space, wan, subnet, next: Rc::new(Cell::new(10)) }
-    }
-
-    /// A directory of this lab's own.
-    pub fn dir(&self) -> &Path {
-        &self.inner.dir
+        Router { lab: self.inner.clone(), space, subnet, next: Rc::new(Cell::new(10)) }
     }
 }
 
@@ -347,22 +341,6 @@ impl Host {
             nix::sched::setns(&file, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
             work()
         })
-    }
-
-    /// Drops packets to and from another underlay address.
-    pub fn cut(&self, other: &str) {
-        nft(
-            &self.space,
-            &format!(
-                "table ip cut {{ chain in {{ type filter hook input priority -10; ip saddr {other} drop }}
-                 chain out {{ type filter hook output priority -10; ip daddr {other} drop }} }}"
-            ),
-        );
-    }
-
-    /// Undoes every [`Host::cut`].
-    pub fn uncut(&self) {
-        nft(&self.space, "delete table ip cut");
     }
 
     /// Lets no UDP in or out on the wire.

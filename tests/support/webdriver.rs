@@ -3,6 +3,8 @@
 //! runs an async runtime. Everything ends and is deleted on drop. Used by the browser tests; a test
 //! binary includes it with `#[path]`.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
