@@ -83,6 +83,8 @@ struct Session {
     last_tick: Instant,
     /// We answered a handshake; the first packet that decrypts shows that the initiator has our answer.
     unconfirmed: bool,
+    /// Ended, and without ticks until a packet wants it again.
+    parked: bool,
 }
 
 impl Session {
@@ -110,7 +112,7 @@ pub(crate) struct WireGuard {
     sessions: HashMap<NodeId, Session>,
     by_index: HashMap<u32, NodeId>,
     timers: BTreeSet<(Instant, NodeId)>,
-    /// Counters of sessions that were dropped.
+    /// Counters of sessions under former keys.
     past: BTreeMap<NodeId, (u64, u64)>,
     table: IndexTable,
     limiter: Arc<RateLimiter>,
@@ -168,24 +170,37 @@ impl WireGuard {
         }
     }
 
-    /// Forgets a peer's session: it was removed, or it restarted.
+    /// Ends a peer's session: it restarted, expired or was idle for long. The time of its last handshake
+    /// stays known, so that a recorded one is still refused.
     pub(crate) fn remove(&mut self, id: NodeId) {
-        if let Some(s) = self.sessions.remove(&id) {
+        if let Some(s) = self.sessions.get_mut(&id) {
             self.timers.remove(&(s.tick_at, id));
-            for i in &s.indices {
-                self.by_index.remove(i);
+            for i in s.indices.drain(..) {
+                self.by_index.remove(&i);
             }
+            s.tunn.reset();
+            s.handshake_since = None;
+            s.unconfirmed = false;
+            s.parked = true;
+        }
+    }
+
+    /// Forgets a peer wholly: it is no peer any more, or has a new key.
+    pub(crate) fn forget(&mut self, id: NodeId) {
+        self.remove(id);
+        self.sessions.remove(&id);
+        self.past.remove(&id);
+    }
+
+    /// Drops the session of a former key, but keeps what it counted.
+    fn replace(&mut self, id: NodeId) {
+        self.remove(id);
+        if let Some(s) = self.sessions.remove(&id) {
             let (_, tx, rx, _, _) = s.tunn.stats();
             let past = self.past.entry(id).or_default();
             past.0 += u64::try_from(rx).unwrap_or_default();
             past.1 += u64::try_from(tx).unwrap_or_default();
         }
-    }
-
-    /// Forgets a peer wholly, its counters too.
-    pub(crate) fn forget(&mut self, id: NodeId) {
-        self.remove(id);
-        self.past.remove(&id);
     }
 
     /// Counters of a peer.
@@ -212,7 +227,7 @@ impl WireGuard {
 
     fn session(&mut self, id: NodeId, key: &NodePublic, now: Instant) -> &mut Session {
         if self.sessions.get(&id).is_some_and(|s| s.key != *key) {
-            self.remove(id);
+            self.replace(id);
         }
         let (timers, sessions) = (&mut self.timers, &mut self.sessions);
         sessions.entry(id).or_insert_with(|| {
@@ -233,6 +248,7 @@ impl WireGuard {
                 tick_at: now,
                 last_tick: now,
                 unconfirmed: false,
+                parked: false,
             }
         })
     }
@@ -292,7 +308,7 @@ impl WireGuard {
         let sent = s.tunn.handle_outgoing_packet(Packet::from_bytes(buf), Some(&mut self.mtu));
         out.extend(sent.map(freeze));
         s.last_data = now;
-        if s.tick_at > now + TICK {
+        if std::mem::take(&mut s.parked) || s.tick_at > now + TICK {
             self.arm(id, now + TICK);
         }
         self.note_all(id, &out, now);
@@ -344,9 +360,13 @@ impl WireGuard {
             self.limiter.try_reset_count();
             self.strict.try_reset_count();
         }
-        self.in_window = self.in_window.saturating_add(1);
-        let limiter: &RateLimiter = if self.in_window > OVERALL { &self.strict } else { &self.limiter };
-        limiter.verify_packet(from, packet).map_err(|refusal| {
+        let limiter: &RateLimiter = if self.in_window >= OVERALL { &self.strict } else { &self.limiter };
+        let verified = limiter.verify_packet(from, packet);
+        // Rubbish of somebody who does not even know our key must not put us under load.
+        if !matches!(verified, Err(TunnResult::Err(_))) {
+            self.in_window = self.in_window.saturating_add(1);
+        }
+        verified.map_err(|refusal| {
             Box::new(match refusal {
                 TunnResult::WriteToNetwork(cookie) => Outcome {
                     reply: Some(freeze(cookie)),
@@ -429,7 +449,7 @@ impl WireGuard {
         }
         if out.packet.is_some() || response || initiation {
             s.last_data = now;
-            if s.tick_at > now + TICK {
+            if std::mem::take(&mut s.parked) || s.tick_at > now + TICK {
                 self.arm(id, now + TICK);
             }
         }
@@ -521,6 +541,54 @@ mod tests {
             cookies += u32::from(out.reply.is_some());
         }
         assert!(cookies >= 300 - OVERALL, "{cookies}");
+    }
+
+    #[test]
+    fn rubbish_does_not_put_us_under_load() {
+        let now = Now::read().mono;
+        let (ka, kb) = keys();
+        let mut b = WireGuard::new(&kb);
+        let init = WireGuard::new(&ka).encapsulate(B, &kb.public(), b"x", now);
+        let mut bent = init[0].to_vec();
+        bent[120] ^= 1;
+        for i in 0..1000_u16 {
+            let src = SocketAddr::new(IpAddr::from([10, 0, (i >> 8) as u8, i as u8]), 9);
+            let out = b.decapsulate(src, &bent, now, |_| Some(A));
+            assert_eq!(out.dropped, Some("bad wireguard handshake"));
+        }
+        let out = b.decapsulate(from(), &init[0], now, |_| Some(A));
+        assert!(out.reply.is_none() && out.peer == Some(A), "{out:?}");
+    }
+
+    #[test]
+    fn a_recorded_handshake_is_refused_after_its_session_ended() {
+        let now = Now::read().mono;
+        let (ka, kb) = keys();
+        let (mut a, mut b) = (WireGuard::new(&ka), WireGuard::new(&kb));
+        let recorded = a.encapsulate(B, &kb.public(), b"x", now);
+        assert_eq!(b.decapsulate(from(), &recorded[0], now, |_| Some(A)).peer, Some(A));
+        // Idle for long, or restarted: the session ends.
+        b.remove(A);
+        let later = now + FORGET;
+        let out = b.decapsulate(from(), &recorded[0], later, |_| Some(A));
+        assert_eq!(out.dropped, Some("wireguard refused"));
+        assert!(out.send.is_empty() && b.by_index.is_empty() && b.poll_timeout().is_none());
+    }
+
+    #[test]
+    fn an_ended_session_starts_over_with_its_retries() {
+        let now = Now::read().mono;
+        let (ka, kb) = keys();
+        let mut a = WireGuard::new(&ka);
+        a.encapsulate(B, &kb.public(), b"x", now);
+        a.remove(B);
+        assert_eq!(a.poll_timeout(), None);
+        let again = a.encapsulate(B, &kb.public(), b"x", now + FORGET);
+        assert_eq!(again.len(), 1);
+        assert_eq!(a.poll_timeout(), Some(now + FORGET + TICK));
+        // Under another key nothing of it is left.
+        let other = a.encapsulate(B, &ka.public(), b"x", now + FORGET);
+        assert_eq!((other.len(), a.sessions.len()), (1, 1));
     }
 
     #[test]
