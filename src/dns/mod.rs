@@ -5,4 +5,4 @@ mod names;
 mod zone;
 
 pub use names::{sanitize_label, unique_label};
-pub use zone::{Verdict, Zone};
+pub use zone::{Verdict, Zone, question};

@@ -324,6 +324,24 @@ impl Zone {
     }
 }
 
+/// Name, type and class of the one question of a message. Two messages with the same are of the same
+/// question, but for the case of letters.
+#[must_use]
+pub fn question(message: &[u8]) -> Option<&[u8]> {
+    if message.get(4..6)? != [0, 1] {
+        return None;
+    }
+    let mut at = HEADER;
+    loop {
+        // A first name has nothing before it to point to, so a pointer is as wrong as a long label.
+        match usize::from(*message.get(at)?) {
+            0 => return message.get(HEADER..at + 5),
+            len if len < 64 => at += 1 + len,
+            _ => return None,
+        }
+    }
+}
+
 /// A name as the tables keep it: lower case, no dot at the end.
 fn key(name: &str) -> String {
     name.trim_end_matches('.').to_ascii_lowercase()

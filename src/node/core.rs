@@ -212,11 +212,10 @@ impl Core {
             tokio::select! {
                 () = self.udp.readable() => self.read_udp(),
                 ready = self.tun.readable() => {
-                    if ready.is_err() {
-                        tracing::error!("the TUN device is gone");
+                    if let Err(e) = ready.and_then(|()| self.read_tun()) {
+                        tracing::error!("the TUN interface is gone: {e}");
                         return;
                     }
-                    self.read_tun();
                 }
                 Some(tagged) = relays.recv() => self.relay(tagged),
                 Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => {
@@ -257,7 +256,7 @@ impl Core {
         }
     }
 
-    fn read_tun(&mut self) {
+    fn read_tun(&mut self) -> std::io::Result<()> {
         let now = Now::read();
         for _ in 0..TURN {
             let engine = &mut self.engine;
@@ -265,11 +264,12 @@ impl Core {
                 if let Some(engine) = engine {
                     engine.handle_tun(packet, now);
                 }
-            });
+            })?;
             if !more {
                 break;
             }
         }
+        Ok(())
     }
 
     fn relay(&mut self, (region, generation, news): Tagged) {
@@ -366,7 +366,8 @@ impl Core {
     fn configure(&mut self, config: Option<Box<(EngineConfig, Option<MapResponse>)>>, now: Now) {
         self.generation += 1;
         self.pings.clear();
-        self.jobs.abort_all();
+        // What is done but not yet read must not answer the next engine's questions.
+        self.jobs = JoinSet::new();
         self.relays = None;
         self.engine = None;
         let generation = self.generation;
@@ -514,8 +515,9 @@ impl Core {
         } else {
             resolvers
         };
-        let mark = self.options.mark;
-        self.jobs.spawn(async move { Job::Dns(id, dns_forward::ask(resolvers, query, tcp, mark).await) });
+        let (mark, wire_id) = (self.options.mark, self.rng.bytes());
+        self.jobs
+            .spawn(async move { Job::Dns(id, dns_forward::ask(resolvers, query, wire_id, tcp, mark).await) });
     }
 
     /// Measures regions by HTTPS, each by its first node that answers.

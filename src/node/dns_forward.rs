@@ -2,7 +2,8 @@
 //!
 //! All given resolvers are asked, each a little later than the one before; the first usable answer
 //! wins, a refusal counts only when nobody does better. UDP first, TCP for truncated answers and for
-//! queries that came by TCP; ten seconds in all.
+//! queries that came by TCP; ten seconds in all. Each query leaves from a port of its own under an id of
+//! our own, and only an answer that repeats both and the question counts (RFC 5452).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,8 +16,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, UdpSocket};
 use tokio::task::JoinSet;
 
+use crate::dns::question;
 use crate::wire::DerpMap;
 
+/// Length of a message's header (RFC 1035 4.1.1).
+const HEADER: usize = 12;
 /// A query ends after this long.
 const LIMIT: Duration = Duration::from_secs(10);
 /// The next resolver is asked this much later.
@@ -26,13 +30,16 @@ const RETRY: Duration = Duration::from_secs(2);
 /// Resolvers asked at most.
 const MAX_RESOLVERS: usize = 8;
 
-/// The first good answer; `None` when there was none in time.
+/// The first good answer, under `id`, which must be random; `None` when there was none in time.
 pub(super) async fn ask(
     resolvers: Vec<SocketAddr>,
     query: Bytes,
+    id: [u8; 2],
     tcp: bool,
     mark: Option<u32>,
 ) -> Option<Bytes> {
+    let rest = query.get(2..)?;
+    let query = Bytes::from([id.as_slice(), rest].concat());
     let mut race = JoinSet::new();
     for (turn, resolver) in (0_u32..).zip(resolvers.into_iter().take(MAX_RESOLVERS)) {
         let query = query.clone();
@@ -66,9 +73,17 @@ fn truncated(answer: &[u8]) -> bool {
     answer.get(2).is_some_and(|b| b & 0x02 != 0)
 }
 
-/// Same id, and an answer.
+/// The same id and question, and an answer. Some servers do not repeat the question with an error.
 fn matches(query: &[u8], answer: &[u8]) -> bool {
-    answer.len() >= 12 && query.get(..2) == answer.get(..2) && answer.get(2).is_some_and(|b| b & 0x80 != 0)
+    let Some(&[id1, id0, flags, code, ref counts @ ..]) = answer.first_chunk::<HEADER>() else {
+        return false;
+    };
+    let bare_error = counts.iter().all(|b| *b == 0) && code & 0x0f != 0;
+    let same = || match (question(query), question(answer)) {
+        (Some(asked), Some(told)) => asked.eq_ignore_ascii_case(told),
+        _ => false,
+    };
+    query.get(..2) == Some(&[id1, id0]) && flags & 0x80 != 0 && (bare_error || same())
 }
 
 async fn one(to: SocketAddr, query: &[u8], tcp: bool, mark: Option<u32>) -> io::Result<Bytes> {
@@ -159,7 +174,8 @@ pub(super) async fn resolve_relays(map: &DerpMap) -> BTreeMap<String, Vec<IpAddr
 mod tests {
     use super::*;
 
-    const QUERY: &[u8] = &[7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    const QUERY: &[u8] = b"\x07\x07\x01\0\0\x01\0\0\0\0\0\0\x01a\x02de\0\0\x01\0\x01";
+    const ID: [u8; 2] = [3, 4];
 
     async fn server(flags: [u8; 2]) -> SocketAddr {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -181,16 +197,17 @@ mod tests {
         let refuses = server([0x81, 0x05]).await;
         let answers = server([0x81, 0x80]).await;
         let query = Bytes::from_static(QUERY);
-        let got = ask(vec![refuses, answers], query, false, None).await.unwrap();
+        let got = ask(vec![refuses, answers], query, ID, false, None).await.unwrap();
         assert_eq!(got[3], 0x80);
+        assert_eq!(got[..2], ID, "asked under an id of our own");
     }
 
     #[tokio::test]
     async fn a_refusal_is_handed_on_when_it_is_all_there_is() {
         let refuses = server([0x81, 0x05]).await;
-        let got = ask(vec![refuses], Bytes::from_static(QUERY), false, None).await;
+        let got = ask(vec![refuses], Bytes::from_static(QUERY), ID, false, None).await;
         assert_eq!(got.unwrap()[3], 0x05);
-        let none = ask(vec![], Bytes::from_static(QUERY), false, None).await;
+        let none = ask(vec![], Bytes::from_static(QUERY), ID, false, None).await;
         assert_eq!(none, None);
     }
 
@@ -200,7 +217,22 @@ mod tests {
         assert!(!matches(QUERY, &answer));
         answer[2] = 0x81;
         assert!(matches(QUERY, &answer));
+        let mut upper = answer.clone();
+        upper[13] = b'A';
+        assert!(matches(QUERY, &upper), "servers may change the case");
+        let mut other = answer.clone();
+        other[13] = b'b';
+        assert!(!matches(QUERY, &other));
+        other = answer.clone();
+        other[20] = 28;
+        assert!(!matches(QUERY, &other), "another type");
+        let mut error = answer[..12].to_vec();
+        error[5] = 0;
+        assert!(!matches(QUERY, &error), "no error and no question");
+        error[3] = 1;
+        assert!(matches(QUERY, &error));
         answer[0] = 9;
         assert!(!matches(QUERY, &answer));
+        assert!(!matches(QUERY, &answer[..11]));
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::outbox::Ctx;
 use super::packet::{IpPacket, Permitted, Proto, build_rst, build_udp};
-use crate::dns::{Verdict, Zone};
+use crate::dns::{Verdict, Zone, question};
 
 /// The service addresses.
 pub(crate) const SERVICE_V4: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 100);
@@ -19,6 +19,9 @@ pub(crate) const SERVICE_V6: Ipv6Addr = Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0,
 
 /// Forwarded queries under way; more are dropped.
 const MAX_PENDING: usize = 256;
+/// Equal questions under way. More come from nobody but a resolver that asks us for what we ask it
+/// (RELIABILITY.md row 63): it would keep both busy with one question for ever.
+const MAX_EQUAL: usize = 16;
 /// A query's time.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const DNS_PORT: u16 = 53;
@@ -85,6 +88,12 @@ impl Quad100 {
             Verdict::Forward { .. } if self.pending.len() >= MAX_PENDING => {
                 ctx.out.dropped("too many dns queries");
             }
+            Verdict::Forward { .. } if self.loops(query) => {
+                ctx.out.dropped("dns loop");
+                if let Some(failure) = Zone::servfail(query) {
+                    respond(service, client, &failure, ctx);
+                }
+            }
             Verdict::Forward { resolvers } => {
                 let query = Bytes::copy_from_slice(query);
                 let id = self.next;
@@ -97,6 +106,15 @@ impl Quad100 {
             }
             Verdict::Drop => ctx.out.dropped("bad dns query"),
         }
+    }
+
+    fn loops(&self, query: &[u8]) -> bool {
+        let asked = question(query);
+        let equal = |p: &&Pending| match (asked, question(&p.query)) {
+            (Some(a), Some(b)) => a.eq_ignore_ascii_case(b),
+            _ => false,
+        };
+        self.pending.values().filter(equal).count() >= MAX_EQUAL
     }
 
     /// Takes what the resolvers said; nothing usable becomes SERVFAIL.

@@ -63,6 +63,9 @@ pub enum RunError {
         /// Why not.
         source: io::Error,
     },
+    /// A task that lives as long as the daemon ended: the interface was removed, for one.
+    #[error("a part of the node ended, as the log tells; the host's network was put back: start it again")]
+    Broken,
     /// Anything else.
     #[error("cannot {what}: {source}")]
     Io {
@@ -77,7 +80,7 @@ impl RunError {
     /// Whether the user can mend it.
     #[must_use]
     pub const fn is_users(&self) -> bool {
-        !matches!(self, Self::Io { .. })
+        !matches!(self, Self::Io { .. } | Self::Broken)
     }
 }
 
@@ -155,10 +158,15 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
         lifecycle::new(LifecycleParts { dir, state, core: core.clone(), os, links, ports, rng }, options);
     tasks.spawn(localapi::serve(socket, Api { backend, core }));
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (broke, broken) = tokio::sync::oneshot::channel::<()>();
     let lifecycle = lifecycle.run(async {
-        stop_signal().await;
+        tokio::select! {
+            () = stop_signal() => {}
+            Ok(()) = broken => {}
+        }
         let _ = stopping.send(());
     });
+    let mut broke = Some(broke);
     tokio::pin!(lifecycle);
     let late = async {
         // Ended by `shutdown` instead: then only the lifecycle's own end counts.
@@ -167,10 +175,22 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
         }
         tokio::time::sleep(STOP_LIMIT).await;
     };
-    tokio::select! {
-        () = &mut lifecycle => {}
-        () = late => tracing::error!("the host's network could not be put back within 5 s"),
+    tokio::pin!(late);
+    loop {
+        tokio::select! {
+            () = &mut lifecycle => break,
+            () = &mut late => {
+                tracing::error!("the host's network could not be put back within 5 s");
+                break;
+            }
+            // Without its engine or its LocalAPI the daemon would be there and do nothing.
+            Some(_) = tasks.join_next(), if broke.is_some() => {
+                if let Some(broke) = broke.take() {
+                    let _ = broke.send(());
+                }
+            }
+        }
     }
     tasks.shutdown().await;
-    Ok(())
+    if broke.is_none() { Err(RunError::Broken) } else { Ok(()) }
 }

@@ -80,19 +80,23 @@ impl Tun {
 
     /// Hands the packets of one read to `take`; false when there were none. A train that cannot be
     /// split is a lost train, not a dead device.
-    pub fn recv(&mut self, mut take: impl FnMut(&[u8])) -> bool {
+    ///
+    /// # Errors
+    /// When the interface is gone: every further read would fail at once, and for ever.
+    pub fn recv(&mut self, mut take: impl FnMut(&[u8])) -> io::Result<bool> {
         match self.device.try_recv_multiple(&mut self.raw, &mut self.segments, &mut self.sizes, 0) {
             Ok(count) => {
                 for (segment, size) in self.segments.iter().zip(&self.sizes).take(count) {
                     take(segment.get(..*size).unwrap_or_default());
                 }
-                true
+                Ok(true)
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => false,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(e) if is_gone(&e) => Err(e),
             Err(e) => {
                 self.errors += 1;
                 tracing::trace!("TUN read: {e}");
-                false
+                Ok(false)
             }
         }
     }
@@ -114,5 +118,22 @@ impl Tun {
                 tracing::trace!("TUN write: {e}");
             }
         }
+    }
+}
+
+/// Whether a read failed because there is no interface behind the descriptor any more.
+fn is_gone(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EBADFD | libc::EBADF | libc::ENODEV | libc::ENXIO | libc::EFAULT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removed_interface_is_told_from_a_bad_packet() {
+        assert!(is_gone(&io::Error::from_raw_os_error(libc::EBADFD)));
+        assert!(!is_gone(&io::Error::from_raw_os_error(libc::EIO)));
+        assert!(!is_gone(&io::Error::other("bad train")));
     }
 }
