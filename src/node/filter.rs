@@ -164,8 +164,13 @@ struct Slot {
 }
 
 impl Flows {
-    fn contains(&self, flow: &Flow) -> bool {
-        self.index.contains_key(flow)
+    /// Whether the flow is known; use keeps it.
+    fn refresh(&mut self, flow: Flow) -> bool {
+        let known = self.index.contains_key(&flow);
+        if known {
+            self.touch(flow);
+        }
+        known
     }
 
     fn touch(&mut self, flow: Flow) {
@@ -342,7 +347,7 @@ impl Filter {
     }
 
     /// Judges a peer's packet. `jailed` peers may only answer.
-    pub(crate) fn inbound(&self, packet: FromPeer, jailed: bool) -> Result<Permitted, Refused> {
+    pub(crate) fn inbound(&mut self, packet: FromPeer, jailed: bool) -> Result<Permitted, Refused> {
         let h = *packet.packet().headers();
         let closed = self.shields_up || jailed;
         match self.judge(&h, closed) {
@@ -355,7 +360,7 @@ impl Filter {
         }
     }
 
-    fn judge(&self, h: &Headers, closed: bool) -> Result<(), &'static str> {
+    fn judge(&mut self, h: &Headers, closed: bool) -> Result<(), &'static str> {
         precheck(h)?;
         if h.proto == Proto::FRAGMENT {
             return Ok(());
@@ -371,7 +376,7 @@ impl Filter {
             Proto::TCP => !h.is_tcp_syn() || ports_permit(rules, h),
             Proto::UDP | Proto::SCTP => {
                 let flow = Flow { proto: h.proto, near: (h.dst, h.dst_port), far: (h.src, h.src_port) };
-                self.flows.contains(&flow) || ports_permit(rules, h)
+                self.flows.refresh(flow) || ports_permit(rules, h)
             }
             Proto::TSMP => true,
             // Capability sources do not count on this branch (dataplane.md 6.3).

@@ -19,6 +19,9 @@ use crate::wire::{
     RegisterResponse,
 };
 
+/// Pings of the server remembered, to answer each once.
+const MAX_SEEN: usize = 16;
+
 /// What a session reports.
 #[derive(Debug)]
 pub enum SessionEvent {
@@ -60,7 +63,6 @@ pub fn backoff(failures: u32, rng: &mut Rng) -> Duration {
 }
 
 /// What a registration starts with.
-#[derive(Debug)]
 pub struct Login {
     /// The key to try.
     pub key: NodePrivate,
@@ -74,6 +76,12 @@ pub struct Login {
     pub lock_key: String,
     /// Randomness.
     pub rng: Rng,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login").field("by_key", &self.auth_key.is_some()).finish_non_exhaustive()
+    }
 }
 
 impl Login {
@@ -198,8 +206,7 @@ pub async fn follow_map(
                         && answering.len() < 4
                         && !seen.contains(&ping.url)
                     {
-                        seen.push_back(ping.url.clone());
-                        seen.truncate(16);
+                        note_seen(&mut seen, &ping.url);
                         answering.spawn(answer_ping(client.clone(), core.clone(), ping));
                     }
                     let brake = message.debug.as_ref().map(|d| d.sleep_seconds);
@@ -227,6 +234,14 @@ pub async fn follow_map(
         }
         tokio::time::sleep(backoff(failures, &mut rng)).await;
     }
+}
+
+/// Remembers the last few pings, as each is answered once.
+fn note_seen(seen: &mut VecDeque<String>, url: &str) {
+    if seen.len() >= MAX_SEEN {
+        seen.pop_front();
+    }
+    seen.push_back(url.to_owned());
 }
 
 /// Sends a lite update at the start and whenever the request changes: one at a time, the latest only.
@@ -333,6 +348,29 @@ mod tests {
         let tenth = backoff(10, &mut rng);
         assert!((500..=1500).contains(&tenth.as_millis()));
         assert!(backoff(u32::MAX, &mut rng) <= Duration::from_secs(45));
+    }
+
+    #[test]
+    fn an_auth_key_is_not_shown() {
+        let login = Login {
+            key: NodePrivate::generate(&mut Rng::from_seed([1; 32])),
+            old_key: None,
+            auth_key: Some("tskey-auth-x".to_owned()),
+            hostinfo: Hostinfo::default(),
+            lock_key: String::new(),
+            rng: Rng::from_seed([1; 32]),
+        };
+        assert!(!format!("{login:?}").contains("tskey"));
+    }
+
+    #[test]
+    fn the_last_pings_are_remembered() {
+        let mut seen = VecDeque::new();
+        for n in 0..40 {
+            note_seen(&mut seen, &format!("/{n}"));
+        }
+        assert_eq!(seen.len(), MAX_SEEN);
+        assert!(seen.contains(&"/39".to_owned()) && !seen.contains(&"/0".to_owned()));
     }
 
     #[test]

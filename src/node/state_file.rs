@@ -76,7 +76,7 @@ pub struct Profile {
 }
 
 /// Everything but the netmap.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct NodeState {
     /// Identity to control.
     pub machine_key: MachinePrivate,
@@ -130,6 +130,12 @@ struct Stored {
     prefs: Prefs,
     #[serde(default)]
     profile: Option<Profile>,
+}
+
+impl std::fmt::Debug for NodeState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeState").field("profile", &self.profile).finish_non_exhaustive()
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -366,6 +372,13 @@ mod tests {
         let mode = |p: &Path| fs::metadata(p).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&dir), 0o700);
         assert_eq!(mode(&dir.join("state.json")), 0o600);
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        let state = NodeState { lock_seed: Zeroizing::new([0xab; 32]), ..NodeState::fresh(&mut rng()) };
+        let shown = format!("{state:?}");
+        assert!(!shown.contains("171"), "{shown}");
     }
 
     #[test]

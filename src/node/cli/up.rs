@@ -1,5 +1,6 @@
 //! `up`: starts the daemon when none answers, edits preferences, logs in, waits for Running.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -228,11 +229,14 @@ fn start_in_background(socket: &Path) -> Result<(), Failure> {
         std::env::current_exe().map_err(|e| Failure::Ours(format!("cannot find this program: {e}")))?;
     let log = socket.with_extension("log");
     if let Some(dir) = socket.parent() {
-        let _ = std::fs::create_dir_all(dir);
+        let _ = crate::node::localapi::make_dir(dir);
     }
     let file = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
+        // Not for everybody, and never through a link that somebody else put there.
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
         .open(&log)
         .map_err(|e| yours(format!("cannot write {}: {e}", log.display())))?;
     let mut command = std::process::Command::new(&program);

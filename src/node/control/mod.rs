@@ -182,10 +182,11 @@ impl ControlClient {
         Ok(MapStream::new(answer.into_body().boxed(), zstd, deadline))
     }
 
-    /// Answers a `PingRequest` (HEAD or POST to its URL, over Noise when it says so).
+    /// Answers a `PingRequest` (HEAD or POST to its URL, over Noise when it says so). Outside Noise only
+    /// the server's own host is spoken to: no server may send this node to others on its network.
     ///
     /// # Errors
-    /// Transport faults.
+    /// Transport faults, [`ControlError::Url`] for another host.
     pub async fn answer_ping(
         &self,
         url: &str,
@@ -207,7 +208,8 @@ impl ControlClient {
                     uri.scheme_str().unwrap_or_default(),
                     uri.authority().map_or("", |a| a.as_str())
                 );
-                let target = Target::parse(&origin).ok_or_else(bad)?;
+                let own = |t: &Target| t.host.eq_ignore_ascii_case(&self.target.host);
+                let target = Target::parse(&origin).filter(own).ok_or_else(bad)?;
                 plain_http(&target, &self.options, method, path, body).await.map(drop)
             }
         })

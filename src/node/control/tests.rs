@@ -207,6 +207,19 @@ async fn a_ping_outside_noise_goes_over_http() {
 }
 
 #[tokio::test]
+async fn a_ping_to_another_host_is_refused() {
+    let fake = Arc::new(fake());
+    let (address, _server) = serve(&fake).await;
+    let client = client(address);
+    for url in ["http://169.254.169.254/latest", "http://localhost:1/", "file:///etc/passwd", "http://[::1]/"]
+    {
+        let answer = client.answer_ping(url, false, None).await;
+        assert!(matches!(answer, Err(ControlError::Url(_))), "{url}: {answer:?}");
+    }
+    assert!(fake.paths.lock().is_empty());
+}
+
+#[tokio::test]
 async fn a_lost_or_reset_connection_is_dialled_anew_with_the_same_key() {
     let fake = Arc::new(fake());
     let (address, _server) = serve(&fake).await;

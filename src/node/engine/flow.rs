@@ -216,7 +216,10 @@ impl Engine {
             self.out.dropped("not an ip packet");
             return;
         };
-        let Some(packet) = FromPeer::check(packet, |src| self.router.find(src) == Some(id)) else {
+        // A subnet route may cover them, but nobody speaks for the resolver or for ourselves.
+        let reserved = |src| is_service(src) || self.netmap.own_addresses().any(|a| a == src);
+        let routed = |src| self.router.find(src) == Some(id) && !reserved(src);
+        let Some(packet) = FromPeer::check(packet, routed) else {
             self.out.dropped("source not of the peer");
             return;
         };

@@ -615,6 +615,39 @@ fn a_peer_cannot_use_another_ones_address() {
 }
 
 #[test]
+fn a_wide_route_gives_a_peer_neither_our_address_nor_the_resolvers() {
+    let mut s = Sim::new(2).start();
+    s.secs(1);
+    let mut peer = s.node(1);
+    let nets = ["100.64.0.2/32", "100.64.0.0/10", "fd7a:115c:a1e0::/48"];
+    peer.allowed_ips = Some(nets.iter().map(|n| n.parse().unwrap()).collect());
+    let delta = MapResponse { peers_changed: Some(vec![peer]), ..MapResponse::default() };
+    let now = s.now;
+    let e = &mut s.hosts[0].engine;
+    e.handle_map(&delta, false, now);
+    e.set_prefs(true, true, false, now);
+    s.secs(1);
+    assert!(s.passes(1, 0, b"x"));
+    let send = |s: &mut Sim, src: &str| {
+        s.hosts[0].tun.clear();
+        let dst = if src.contains(':') { "fd7a:115c:a1e0::1" } else { IPS[0] };
+        let packet = udp(src, dst, (53, 9), b"forged");
+        let now = s.now;
+        s.hosts[1].engine.send_plain(id(0), &packet, false, now);
+        s.drain(1);
+        s.secs(1);
+        s.hosts[0].engine.status(s.now).drops.get("source not of the peer").copied().unwrap_or_default()
+    };
+    assert_eq!(send(&mut s, "100.64.9.9"), 0, "what it routes it may send from");
+    assert_eq!(s.hosts[0].tun.len(), 1);
+    assert_eq!(send(&mut s, "100.100.100.100"), 1);
+    assert_eq!(send(&mut s, IPS[0]), 2);
+    assert_eq!(send(&mut s, "fd7a:115c:a1e0::53"), 3);
+    assert_eq!(send(&mut s, "2001:db8::1"), 4);
+    assert!(s.hosts[0].tun.is_empty());
+}
+
+#[test]
 fn tsmp_pings_are_answered_to_the_peer_and_never_reach_the_host() {
     let mut s = Sim::new(2).start();
     s.secs(1);
@@ -672,6 +705,31 @@ fn names_are_answered_forwarded_and_fail_in_time() {
     s.hosts[0].tun.clear();
     s.send(0, &tcp(IPS[0], "100.100.100.100", (4000, 53), 2));
     assert!(Headers::parse(&s.hosts[0].tun[0]).unwrap().is_tcp_rst());
+}
+
+#[test]
+fn a_resolver_that_asks_us_what_we_ask_it_is_told_of_the_loop() {
+    let mut s = Sim::new(2).start();
+    let mut question = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x07example\x03com\0\0\x01\0\x01".to_vec();
+    let now = s.now;
+    let mut forwards = 0;
+    for n in 0..100 {
+        question[1] = n;
+        let packet = udp(IPS[0], "100.100.100.100", (4000, 53), &question);
+        s.hosts[0].engine.handle_tun(&packet, now);
+        while let Some(output) = s.hosts[0].engine.poll_output() {
+            match output {
+                Output::DnsForward { .. } => forwards += 1,
+                Output::Tun(answer) => assert_eq!(answer[28 + 3] & 0x0f, 2, "SERVFAIL"),
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(forwards, 16);
+    assert_eq!(s.hosts[0].engine.status(now).drops["dns loop"], 84);
+    question[13] = b'X';
+    s.hosts[0].engine.handle_tun(&udp(IPS[0], "100.100.100.100", (4000, 53), &question), now);
+    assert!(matches!(s.hosts[0].engine.poll_output(), Some(Output::DnsForward { .. })));
 }
 
 #[test]

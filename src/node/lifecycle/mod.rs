@@ -75,8 +75,7 @@ impl State {
     }
 }
 
-/// What callers may ask.
-#[derive(Debug)]
+/// What callers may ask. Not shown whole, as it may hold a pre-auth key.
 pub enum Ask {
     /// Edit preferences.
     Edit(Value, oneshot::Sender<Result<Prefs, String>>),
@@ -88,6 +87,18 @@ pub enum Ask {
     Logout(oneshot::Sender<Result<(), String>>),
     /// End the daemon.
     Shutdown,
+}
+
+impl std::fmt::Debug for Ask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Edit(..) => "Edit",
+            Self::Start(..) => "Start",
+            Self::Login(_) => "Login",
+            Self::Logout(_) => "Logout",
+            Self::Shutdown => "Shutdown",
+        })
+    }
 }
 
 /// What readers see; replaced as a whole at every change.

@@ -102,7 +102,7 @@ pub async fn route(request: Request<Incoming>, caller: Caller, api: &Api) -> Ans
     }
     let changes = matches!(
         path.as_str(),
-        "start" | "login-interactive" | "logout" | "shutdown" | "reset-auth" | "profiles/"
+        "start" | "login-interactive" | "logout" | "shutdown" | "reset-auth" | "profiles/" | "check-prefs"
     ) || patch;
     if changes && caller != Caller::Write {
         return text(StatusCode::FORBIDDEN, "access denied");

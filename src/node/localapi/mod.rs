@@ -10,7 +10,7 @@ pub mod status;
 
 use std::convert::Infallible;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,8 +31,9 @@ use super::host::VERSION;
 use super::lifecycle::Backend;
 use crate::wire::CapVer;
 
-/// Callers served at once; further ones wait.
-const MAX_CALLERS: usize = 128;
+/// Callers served at once; further ones are hung up on. Those who may only look have places of their
+/// own, so that they cannot lock root out.
+const MAX_CALLERS: usize = 64;
 /// What every path starts with.
 pub const PREFIX: &str = "/localapi/v0/";
 
@@ -82,11 +83,16 @@ pub fn bind(path: &Path) -> io::Result<Socket> {
         ));
     }
     if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir)?;
+        make_dir(dir)?;
     }
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
+    match std::fs::symlink_metadata(path) {
+        Ok(there) if !there.file_type().is_socket() => {
+            let why = format!("{} is there and is no socket; give another --socket", path.display());
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+        }
+        Ok(_) => std::fs::remove_file(path)?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e),
     }
     let listener = UnixListener::bind(path)?;
     // Everybody may look; who may change is decided per caller.
@@ -94,14 +100,19 @@ pub fn bind(path: &Path) -> io::Result<Socket> {
     Ok(Socket { listener, path: path.to_owned() })
 }
 
+/// Makes a directory that everybody may enter and only we may change, whatever the umask.
+pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
+    if !dir.is_dir() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
+    }
+    Ok(())
+}
+
 /// Serves until cancelled.
 pub async fn serve(socket: Socket, api: Api) {
     let mut callers = JoinSet::new();
-    let places = Arc::new(Semaphore::new(MAX_CALLERS));
+    let [trusted, others] = [(); 2].map(|()| Arc::new(Semaphore::new(MAX_CALLERS)));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else {
-            return;
-        };
         let stream = tokio::select! {
             accepted = socket.listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
@@ -113,22 +124,27 @@ pub async fn serve(socket: Socket, api: Api) {
             },
             Some(_) = callers.join_next(), if !callers.is_empty() => continue,
         };
+        let uid = match stream.peer_cred() {
+            Ok(cred) => cred.uid(),
+            Err(e) => {
+                tracing::debug!("LocalAPI caller without credentials: {e}");
+                continue;
+            }
+        };
+        let places = if caller(uid, "") == Caller::Write { &trusted } else { &others };
+        let Ok(place) = Arc::clone(places).try_acquire_owned() else {
+            tracing::debug!("too many LocalAPI callers; user {uid} is hung up on");
+            continue;
+        };
         let api = api.clone();
         callers.spawn(async move {
-            one(stream, api).await;
+            one(stream, uid, api).await;
             drop(place);
         });
     }
 }
 
-async fn one(stream: UnixStream, api: Api) {
-    let uid = match stream.peer_cred() {
-        Ok(cred) => cred.uid(),
-        Err(e) => {
-            tracing::debug!("LocalAPI caller without credentials: {e}");
-            return;
-        }
-    };
+async fn one(stream: UnixStream, uid: u32, api: Api) {
     let service = service_fn(move |request| {
         let api = api.clone();
         async move { Ok::<_, Infallible>(answer(request, uid, &api).await) }
@@ -259,6 +275,30 @@ mod tests {
         assert!(error.contains("another daemon"), "{error}");
         drop(live);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn only_a_socket_is_replaced() {
+        let tmp = tempfile::tempdir().unwrap();
+        let file = tmp.path().join("precious");
+        std::fs::write(&file, "x").unwrap();
+        let link = tmp.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        for path in [&file, &link] {
+            let error = bind(path).unwrap_err().to_string();
+            assert!(error.contains("no socket"), "{error}");
+        }
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "x");
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_for_all_in_a_directory_for_none() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("run/s");
+        let _socket = bind(&path).unwrap();
+        let mode = |p: &Path| std::fs::metadata(p).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o666);
+        assert_eq!(mode(path.parent().unwrap()) & 0o022, 0);
     }
 
     /// Sends raw text, returns the whole answer.
