@@ -19,6 +19,7 @@ mod world;
 mod webdriver;
 
 mod scenario_browser;
+mod scenario_diagnostics;
 mod scenario_hostile;
 mod scenario_keys;
 mod scenario_kill;
