@@ -20,6 +20,7 @@ mod webdriver;
 
 mod scenario_browser;
 mod scenario_diagnostics;
+mod scenario_faults;
 mod scenario_hostile;
 mod scenario_keys;
 mod scenario_kill;

@@ -301,6 +301,25 @@ mod tests {
         assert_eq!(mode(path.parent().unwrap()) & 0o022, 0);
     }
 
+    #[tokio::test]
+    async fn callers_beyond_the_limit_are_hung_up_on() {
+        use tokio::io::AsyncReadExt;
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("s");
+        let api = Api {
+            backend: Backend::showing(super::super::lifecycle::View::default()),
+            core: CoreHandle::gone(),
+        };
+        let server = tokio::spawn(serve(bind(&path).unwrap(), api));
+        let mut idle = Vec::new();
+        for _ in 0..MAX_CALLERS {
+            idle.push(UnixStream::connect(&path).await.unwrap());
+        }
+        let mut late = UnixStream::connect(&path).await.unwrap();
+        assert_eq!(late.read(&mut [0]).await.unwrap(), 0);
+        server.abort();
+    }
+
     /// Sends raw text, returns the whole answer.
     async fn exchange(path: &Path, text: &str) -> String {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
