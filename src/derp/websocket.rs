@@ -16,7 +16,9 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::frame::MAX_PACKET;
 
-const MAX_MESSAGE: usize = 4 * MAX_PACKET;
+/// A frame with the largest packet and what stands before it: clients write one in a message at most, and
+/// it is held before anybody has logged in.
+const MAX_MESSAGE: usize = MAX_PACKET + (4 << 10);
 /// Longest message we send: the official client (1.102.5) refuses more than 32 KiB in one.
 const PIECE: usize = 16 << 10;
 
