@@ -105,3 +105,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocketIo<S> {
         Pin::new(&mut self.inner).poll_close(cx).map_err(broken)
     }
 }
+
+/// What comes out of the adapter for these bytes of a client; a door for `tests/hostile_bytes.rs`.
+#[doc(hidden)]
+pub async fn fuzz(input: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut io = WebSocketIo::new(tokio::io::join(input, tokio::io::sink())).await;
+    // An error is as good an end as any.
+    let _ = tokio::io::AsyncReadExt::read_to_end(&mut io, &mut out).await;
+    out
+}
