@@ -5,6 +5,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream::{self, StreamExt as _};
+use http_body_util::StreamBody;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -14,6 +17,7 @@ use tsd::derp::handshake::{ClientInfo, client_info};
 use tsd::keys::{NodePrivate, NodePublic};
 use tsd::noise::handshake::{Channel as Keys, Initiator, RESPONSE_LEN};
 use tsd::noise::record::Opener;
+use tsd::noise::stream::ClientHandshake;
 use tsd::wire::{CapVer, MapRequest, MapResponse};
 
 use crate::machines::{Machine, block_inside};
@@ -276,26 +280,42 @@ fn http2_floods_are_ended_with_flat_memory() {
             }
         });
     });
-    // Bodies: 64 of a megabyte at once, held open (the budget per connection).
+    // The budget of a connection: 64 bodies of most of a megabyte, begun and never ended.
     flat(&mut scene, "open bodies", |scene| {
         block_inside(&scene.attacker, || async {
             let mut held = Vec::new();
-            for _ in 0..20 {
-                let (mut stream, mut keys) = raw().await;
-                let mut text = preface();
-                for n in 0..64_u32 {
-                    text.extend(h2(1, 4, 2 * n + 1, &post_map()));
-                    for _ in 0..4 {
-                        text.extend(h2(0, 0, 2 * n + 1, &[b' '; 16_000]));
-                    }
+            for _ in 0..8 {
+                let mut send = stalling().await;
+                for _ in 0..64 {
+                    let chunk = hyper::body::Frame::data(Bytes::from(vec![b' '; 900_000]));
+                    let body = stream::iter([Ok::<_, std::io::Error>(chunk)]).chain(stream::pending());
+                    let body = StreamBody::new(body.boxed());
+                    let request = http::Request::post("https://unused/machine/map").body(body).unwrap();
+                    held.push(tokio::spawn(send.send_request(request)));
                 }
-                let mut out = Vec::new();
-                keys.sealer.seal(&text, &mut out).unwrap();
-                let _ = timeout(Duration::from_millis(500), stream.write_all(&out)).await;
-                held.push(stream);
             }
+            // So long that without a bound everything would be there.
+            let any = futures_util::future::select_all(held);
+            assert!(timeout(SOON, any).await.is_err(), "a body without end was answered");
         });
     });
+}
+
+type Stalled = StreamBody<stream::BoxStream<'static, Result<hyper::body::Frame<Bytes>, std::io::Error>>>;
+
+/// An HTTP/2 client of ours that keeps to the windows it is given.
+async fn stalling() -> hyper::client::conn::http2::SendRequest<Stalled> {
+    let machine = Machine::new("mallory").machine;
+    let (handshake, initiation) =
+        ClientHandshake::new(&machine, &server_key().await, CapVer::OURS, &mut Rng::from_os());
+    let mut stream = TcpStream::connect(PLAIN).await.unwrap();
+    stream.write_all(&upgrade_head(&initiation)).await.unwrap();
+    skip_head(&mut stream, "HTTP/1.1 101").await;
+    let noise = handshake.finish(stream).await.unwrap();
+    let io = TokioIo::new(noise);
+    let (send, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    send
 }
 
 /// One plain request; its answer's first line, or "closed".
