@@ -236,3 +236,295 @@ fn dns_messages() {
         let _ = zone.handle(bytes, true);
     });
 }
+
+/// Runs async targets, one input after the other.
+fn block<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+mod noise {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tsd::keys::MachinePrivate;
+    use tsd::noise::handshake::{Initiator, RESPONSE_LEN, error_frame, respond};
+    use tsd::noise::stream::{ClientHandshake, accept};
+    use tsd::wire::CapVer;
+
+    use super::{Rng, block, fuzz};
+
+    fn server() -> MachinePrivate {
+        MachinePrivate::from_bytes([0x11; 32])
+    }
+
+    fn machine() -> MachinePrivate {
+        MachinePrivate::from_bytes([0x22; 32])
+    }
+
+    fn initiation() -> (Initiator, [u8; 101]) {
+        Initiator::new(&machine(), &server().public(), CapVer::OURS, [0x33; 32].into()).unwrap()
+    }
+
+    #[test]
+    fn initiations() {
+        let (_, good) = initiation();
+        fuzz("noise initiation", &[good.to_vec()], |bytes| {
+            if let Ok(accepted) = respond(bytes, &server(), [0x44; 32].into()) {
+                assert_eq!(bytes, good, "a changed initiation was taken");
+                assert_eq!(accepted.machine, machine().public());
+            }
+        });
+    }
+
+    #[test]
+    fn responses() {
+        let (_, sent) = initiation();
+        let good = respond(&sent, &server(), [0x44; 32].into()).unwrap().response;
+        fuzz("noise response", &[good.to_vec(), error_frame("no")], |bytes| {
+            let (state, _) = initiation();
+            assert!(state.finish(bytes).is_err() || bytes == good, "a changed response was taken");
+        });
+    }
+
+    #[test]
+    fn what_a_server_answers() {
+        let (handshake, first) =
+            ClientHandshake::new(&machine(), &server().public(), CapVer::OURS, &mut Rng::from_seed([5; 32]));
+        drop(handshake);
+        let mut corpus = vec![error_frame("no")];
+        let mut whole = respond(&first, &server(), [0x44; 32].into()).unwrap();
+        let mut bytes = whole.response.to_vec();
+        let early = [b"\xff\xff\xffTS\0\0\0\x02{}", b"hello to the client".as_slice()].concat();
+        whole.channel.sealer.seal(&early, &mut bytes).unwrap();
+        corpus.push(bytes);
+        fuzz("noise server answer", &corpus, |bytes| {
+            let (handshake, _) = ClientHandshake::new(
+                &machine(),
+                &server().public(),
+                CapVer::OURS,
+                &mut Rng::from_seed([5; 32]),
+            );
+            let mut got = Vec::new();
+            block(async {
+                let io = tokio::io::join(bytes, tokio::io::sink());
+                if let Ok(mut stream) = handshake.finish(io).await {
+                    let _ = stream.read_to_end(&mut got).await;
+                }
+            });
+            assert!(b"hello to the client".starts_with(&got), "not what was sealed: {got:?}");
+        });
+    }
+
+    #[test]
+    fn records() {
+        // What the server reads out of mutated records is a prefix of what was sealed, whatever was done.
+        let text: Vec<u8> = (0..9000_u32).map(|n| (n % 251) as u8).collect();
+        let (state, first) = initiation();
+        let mut rng = Rng::from_seed([7; 32]);
+        let response = block(async {
+            let (mut near, far) = tokio::io::duplex(4096);
+            let accepted = accept(far, &first, &server(), None, &mut Rng::from_seed([9; 32])).await;
+            drop(accepted.unwrap());
+            let mut response = [0; RESPONSE_LEN];
+            near.read_exact(&mut response).await.unwrap();
+            response
+        });
+        let mut sealer = state.finish(&response).unwrap().sealer;
+        let mut records = Vec::new();
+        for part in text.chunks(2500) {
+            sealer.seal(part, &mut records).unwrap();
+        }
+        let mut swapped = records[2519..].to_vec();
+        swapped.extend_from_slice(&records[..2519]);
+        let mut longest = 0;
+        fuzz("noise records", &[records.clone(), swapped], |bytes| {
+            let cut = usize::try_from(rng.below(bytes.len().max(1) as u64)).unwrap();
+            let mut got = Vec::new();
+            block(async {
+                let (near, far) = tokio::io::duplex(200_000);
+                let accepted = accept(far, &first, &server(), None, &mut Rng::from_seed([9; 32])).await;
+                let (mut stream, _) = accepted.unwrap();
+                let mut near = near;
+                let (head, tail) = bytes.split_at(cut);
+                near.write_all(head).await.unwrap();
+                near.write_all(tail).await.unwrap();
+                near.shutdown().await.unwrap();
+                let _ = stream.read_to_end(&mut got).await;
+            });
+            longest = longest.max(got.len());
+            assert!(text.starts_with(&got), "not what was sealed");
+            assert!(bytes == records || got.len() < text.len());
+        });
+        assert!(longest > 0, "no input got past the first record");
+    }
+}
+
+mod derp {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tsd::derp::frame::{Frame, HEADER_LEN, Header, Plan, plan_from_client, plan_from_server};
+    use tsd::derp::handshake::{ClientInfo, client_info, open_client_info};
+    use tsd::derp::server::{Admission, DerpServer};
+    use tsd::keys::{DerpPrivate, NodePrivate, NodePublic};
+
+    use super::{Rng, block, fuzz};
+
+    struct Only(NodePublic);
+
+    impl Admission for Only {
+        fn admit(&self, key: &NodePublic, _from: SocketAddr) -> bool {
+            *key == self.0
+        }
+    }
+
+    fn traffic(to: NodePublic) -> Vec<u8> {
+        let mut out = Vec::new();
+        for frame in [
+            Frame::NotePreferred(true),
+            Frame::SendPacket { to, packet: Bytes::from(vec![7; 300]) },
+            Frame::Ping([1; 8]),
+            Frame::SendPacket { to: NodePublic::from_bytes([9; 32]), packet: Bytes::from(vec![8; 80]) },
+            Frame::Unknown(0x77),
+            Frame::Pong([2; 8]),
+        ] {
+            frame.encode_into(&mut out);
+        }
+        out
+    }
+
+    #[test]
+    fn frames() {
+        let key = NodePublic::from_bytes([3; 32]);
+        let mut corpus = vec![traffic(key)];
+        for frame in [
+            Frame::PeerPresent { key, addr: Some("192.0.2.1:7".parse().unwrap()), flags: 1 },
+            Frame::ForwardPacket { from: key, to: key, packet: Bytes::from_static(b"x") },
+            Frame::Health("slow".into()),
+            Frame::Restarting { reconnect_in: 1, try_for: 2 },
+        ] {
+            corpus.push(frame.encode());
+        }
+        fuzz("derp frames", &corpus, |bytes| {
+            let Some(header) = Header::parse(bytes) else { return };
+            for plan in [plan_from_client(header), plan_from_server(header)] {
+                let Ok(Plan::Take(len)) = plan else { continue };
+                assert!(len <= 1 << 20, "a payload of {len} bytes would be held");
+                let payload = bytes.get(HEADER_LEN..HEADER_LEN + len).map(Bytes::copy_from_slice);
+                if let Some(Ok(frame)) = payload.map(|p| Frame::parse(header.kind, p)) {
+                    let again = frame.encode();
+                    let back = Frame::parse(header.kind, Bytes::from(again).slice(HEADER_LEN..));
+                    assert_eq!(back.as_ref(), Ok(&frame));
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn logins() {
+        let mut rng = Rng::from_seed([3; 32]);
+        let relay = DerpPrivate::generate(&mut rng);
+        let node = NodePrivate::generate(&mut rng);
+        let Frame::ClientInfo { key, sealed } =
+            client_info(&node, &relay.public(), &ClientInfo::ours(), &mut rng)
+        else {
+            panic!("another frame");
+        };
+        let good = [key.as_bytes().as_slice(), &sealed].concat();
+        fuzz("derp login", std::slice::from_ref(&good), |bytes| {
+            let Some((key, sealed)) = bytes.split_first_chunk::<32>() else { return };
+            let frame = Frame::ClientInfo {
+                key: NodePublic::from_bytes(*key),
+                sealed: Bytes::copy_from_slice(sealed),
+            };
+            assert!(open_client_info(&relay, &frame).is_err() || bytes == good, "a changed box opened");
+        });
+    }
+
+    #[test]
+    fn connections() {
+        // A whole connection: login, then whatever comes. It always ends, and leaves no trace.
+        let mut rng = Rng::from_seed([3; 32]);
+        let relay = DerpPrivate::generate(&mut rng);
+        let node = NodePrivate::generate(&mut rng);
+        let hello = client_info(&node, &relay.public(), &ClientInfo::ours(), &mut rng).encode();
+        let server = DerpServer::new(relay, Arc::new(Only(node.public())));
+        let whole = [hello.clone(), traffic(node.public())].concat();
+        let corpus = [whole, hello.clone()];
+        let mut relayed = 0;
+        fuzz("derp connection", &corpus, |bytes| {
+            // Half of the inputs keep the login, so that the mutation meets what comes after it.
+            let input = if rng.below(2) == 0 { bytes.to_vec() } else { [&hello, bytes].concat() };
+            block(async {
+                let (mut near, far) = tokio::io::duplex(300_000);
+                near.write_all(&input).await.unwrap();
+                near.shutdown().await.unwrap();
+                let served = server.serve(far, "127.0.0.1:9".parse().unwrap());
+                let limit = std::time::Duration::from_secs(20);
+                tokio::time::timeout(limit, served).await.expect("a connection that ended is still served");
+                let mut answers = Vec::new();
+                near.read_to_end(&mut answers).await.unwrap();
+                assert!(answers.len() <= 300_000);
+            });
+            let stats = server.stats();
+            assert_eq!(stats.connections, 0);
+            relayed = stats.packets;
+        });
+        assert!(relayed > 0, "no input got past the login");
+    }
+
+    #[test]
+    fn websockets() {
+        // RFC 6455 5.2: final binary frames, masked with zeros.
+        let frame = |payload: &[u8]| {
+            let len = u16::try_from(payload.len()).unwrap().to_be_bytes();
+            [&[0x82, 0x80 | 126, len[0], len[1], 0, 0, 0, 0], payload].concat()
+        };
+        let two = [frame(&[5; 300]), frame(&[6; 10])].concat();
+        let huge = [0x82, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0].to_vec();
+        let unmasked = [0x82, 3, 1, 2, 3].to_vec();
+        block(async {
+            assert_eq!(tsd::derp::fuzz_websocket(&two).await.len(), 310);
+            assert!(tsd::derp::fuzz_websocket(&huge).await.is_empty(), "a message of 2^63 bytes");
+            assert!(tsd::derp::fuzz_websocket(&unmasked).await.is_empty(), "an unmasked message");
+        });
+        fuzz("derp websocket", &[two, huge, unmasked], |bytes| {
+            let out = block(tsd::derp::fuzz_websocket(bytes));
+            assert!(out.len() <= bytes.len());
+        });
+    }
+}
+
+#[test]
+fn heads_of_connections() {
+    let fast = b"GET /derp HTTP/1.1\r\nHost: x\r\nUpgrade: DERP\r\nConnection: Upgrade\r\nDerp-Fast-Start: 1\r\n\r\n\x02\0\0rest".to_vec();
+    let slow = b"GET /derp HTTP/1.1\r\nUpgrade: DERP\r\n\r\n".to_vec();
+    let long = [b"GET /derp HTTP/1.1\r\nA: ".to_vec(), vec![b'x'; 20_000]].concat();
+    let mut fasts = 0;
+    fuzz("heads", &[fast, slow, long], |bytes| {
+        let (fast, out) = block(tsd::serve::fuzz_sniff(bytes));
+        // Nothing is lost and nothing is made up.
+        assert!(bytes.ends_with(&out));
+        assert!(fast || out.len() == bytes.len());
+        fasts += u64::from(fast);
+    });
+    assert!(fasts > 0, "no input was a fast start");
+}
+
+#[test]
+fn maps_of_a_server() {
+    let json = br#"{"KeepAlive":false,"Domain":"d","Peers":[{"ID":1,"Name":"a.b."}]}"#;
+    let framed = |body: &[u8]| [&u32::try_from(body.len()).unwrap().to_le_bytes(), body].concat();
+    let packed = zstd::bulk::compress(json, 3).unwrap();
+    // Row 19 from the server's side: 70 MB of spaces in some KB.
+    let bomb = zstd::bulk::compress(&vec![b' '; 70 << 20], 19).unwrap();
+    assert!(bomb.len() < 100_000);
+    assert_eq!(tsd::node::control::fuzz_map(&framed(&bomb), true), 0);
+    assert_eq!(tsd::node::control::fuzz_map(&framed(&packed), true), 1);
+    let corpus = [framed(json), framed(&packed), [framed(&packed), framed(&packed)].concat()];
+    let mut wheel = false;
+    fuzz("map messages", &corpus, |bytes| {
+        wheel = !wheel;
+        let _ = tsd::node::control::fuzz_map(bytes, wheel);
+    });
+}

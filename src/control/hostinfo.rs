@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::Ipv4Net;
+
 use crate::wire::{Hostinfo, Service};
 
 const MAX_TEXT: usize = 256;
@@ -13,6 +15,8 @@ const MAX_SSH_KEYS: usize = 16;
 const MAX_SSH_KEY: usize = 2048;
 const MAX_LATENCIES: usize = 1024;
 const MAX_ENDPOINTS: usize = 64;
+/// The first 48 bits of every tailnet's IPv6 addresses (control.md 7.1).
+const TAILNET6: [u16; 3] = [0xfd7a, 0x115c, 0xa1e0];
 
 fn cut(text: &mut String, max: usize) {
     if text.len() > max {
@@ -67,13 +71,17 @@ pub(super) fn bounded(mut info: Hostinfo) -> Hostinfo {
     info
 }
 
-/// Endpoints worth trying, at most 64.
+/// Endpoints worth trying, at most 64. Those inside the tailnet are none: they would make peers dial a
+/// third node, or themselves.
 #[must_use]
-pub(super) fn endpoints(given: &[SocketAddr]) -> Vec<SocketAddr> {
+pub(super) fn endpoints(given: &[SocketAddr], pool: Ipv4Net) -> Vec<SocketAddr> {
     let usable = |e: &&SocketAddr| {
         let ip = e.ip();
-        let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-        e.port() != 0 && !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || broadcast)
+        let inside = match ip.to_canonical() {
+            IpAddr::V4(v4) => v4.is_broadcast() || (ours(pool) && pool.contains(&v4)),
+            IpAddr::V6(v6) => v6.segments().starts_with(&TAILNET6),
+        };
+        e.port() != 0 && !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || inside)
     };
     let mut out: Vec<SocketAddr> = Vec::new();
     for endpoint in given.iter().filter(usable) {
@@ -85,6 +93,12 @@ pub(super) fn endpoints(given: &[SocketAddr]) -> Vec<SocketAddr> {
         }
     }
     out
+}
+
+/// The whole of 100.64.0.0/10 is also what carriers number their customers from: only a pool that was
+/// chosen smaller tells apart what is inside.
+fn ours(pool: Ipv4Net) -> bool {
+    pool.prefix_len() > 10
 }
 
 /// What peers are shown (control.md 7.2): enough for names, Taildrop, exit-node DNS and SSH.
@@ -131,13 +145,17 @@ mod tests {
             "192.0.2.1:7",
             "192.0.2.1:7",
             "[2001:db8::1]:9",
+            "[fd7a:115c:a1e0::7]:9",
+            "100.64.3.4:9",
         ]
         .iter()
         .map(|t| t.parse().unwrap())
         .collect();
-        let out = endpoints(&given);
-        assert_eq!(out.len(), 2);
+        let small: Ipv4Net = "100.64.0.0/16".parse().unwrap();
+        assert_eq!(endpoints(&given, small).len(), 2);
+        let all: Ipv4Net = "100.64.0.0/10".parse().unwrap();
+        assert_eq!(endpoints(&given, all).len(), 3, "a carrier's address may be the only one");
         let many: Vec<SocketAddr> = (1..=1000).map(|p| SocketAddr::from(([192, 0, 2, 1], p))).collect();
-        assert_eq!(endpoints(&many).len(), 64);
+        assert_eq!(endpoints(&many, all).len(), 64);
     }
 }

@@ -2,28 +2,39 @@
 //! value that travels with the connection; every handler checks the node key in the body against it.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited, StreamBody};
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
 
 use super::nodes::{self, MapRefusal};
 use super::register::{self, Outcome};
 use super::service::{AdminError, Control};
 use super::session::{self, Session, StartError};
+use super::strangers::Place;
+use crate::clock::Now;
 use crate::keys::MachinePublic;
 use crate::noise::MachinePeer;
 use crate::wire::{CapVer, MapRequest, RegisterRequest, RegisterResponse, decode_request};
 
 /// Request bodies at most, as the reference server (control.md 3.5).
 const MAX_BODY: usize = 1 << 20;
+/// Bodies up to this size are taken of anybody; real ones have some 10 KiB. For more there are few places.
+const COMMON_BODY: usize = 64 << 10;
+/// Bodies read at the same time of one connection.
+const BODIES: usize = 2;
+/// What HTTP/2 lets a client send ahead of us, per stream and in all.
+const STREAM_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 128 << 10;
 /// A body has to be there by then.
 const BODY_TIME: Duration = Duration::from_secs(30);
 /// A connection without a request in progress ends after this long; clients dial again.
@@ -35,18 +46,20 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Caller {
     machine: MachinePublic,
+    from: IpAddr,
 }
 
-impl From<MachinePeer> for Caller {
-    fn from(peer: MachinePeer) -> Self {
-        Self { machine: peer.machine() }
+impl Caller {
+    /// Who proved a machine key, and from where.
+    pub(super) fn new(peer: MachinePeer, from: IpAddr) -> Self {
+        Self { machine: peer.machine(), from }
     }
 }
 
 #[cfg(test)]
 impl Caller {
     pub(super) fn test(machine: MachinePublic) -> Self {
-        Self { machine }
+        Self { machine, from: std::net::Ipv4Addr::LOCALHOST.into() }
     }
 }
 
@@ -67,17 +80,19 @@ impl Drop for Busy {
 }
 
 /// Serves one connection until it ends, idles too long, or the server stops.
-pub(super) async fn serve<S>(control: Control, caller: Caller, io: S)
+pub(super) async fn serve<S>(control: Control, caller: Caller, place: Option<Place>, io: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let busy = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&busy);
     let handler = control.clone();
+    let bodies = Arc::new(Semaphore::new(BODIES));
+    let mut place = place;
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let (control, busy) = (handler.clone(), Busy::new(&counter));
+        let (control, busy, bodies) = (handler.clone(), Busy::new(&counter), Arc::clone(&bodies));
         async move {
-            let response = route(&control, caller, request).await;
+            let response = route(&control, caller, &bodies, request).await;
             // A stream counts as long as its body lives.
             let response = response.map(|body| {
                 body.map_frame(move |frame| {
@@ -95,6 +110,8 @@ where
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(20))
         .max_concurrent_streams(64)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(16 << 10)
         .max_pending_accept_reset_streams(Some(32));
     let connection = builder.serve_connection(TokioIo::new(io), service);
@@ -116,11 +133,21 @@ where
                 if idle > 2 {
                     break;
                 }
+                // Who got a node meanwhile leaves the strangers' places to others.
+                if place.is_some() && has_node(&control, caller.machine) {
+                    place = None;
+                }
             }
         }
     }
     connection.as_mut().graceful_shutdown();
     let _ = tokio::time::timeout(Duration::from_secs(1), connection).await;
+    drop(place);
+}
+
+/// Whether this machine has a node. Looks through all of them: not for the common path.
+pub(super) fn has_node(control: &Control, machine: MachinePublic) -> bool {
+    control.net().nodes.values().any(|n| n.machine == machine)
 }
 
 fn full(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {
@@ -139,14 +166,20 @@ fn failed(error: &AdminError) -> Response<Body> {
     text(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
 }
 
-async fn route(control: &Control, caller: Caller, request: Request<Incoming>) -> Response<Body> {
+async fn route(
+    control: &Control,
+    caller: Caller,
+    bodies: &Semaphore,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let path = request.uri().path().to_owned();
     match (request.method(), path.as_str()) {
-        (&Method::POST, "/machine/register") => match body::<RegisterRequest>(request).await {
+        (&Method::POST, "/machine/register") => match body::<RegisterRequest>(control, bodies, request).await
+        {
             Ok(request) => register(control, caller, request).await,
             Err(refusal) => *refusal,
         },
-        (&Method::POST, "/machine/map") => match body::<MapRequest>(request).await {
+        (&Method::POST, "/machine/map") => match body::<MapRequest>(control, bodies, request).await {
             Ok(request) => map(control, caller, request).await,
             Err(refusal) => *refusal,
         },
@@ -172,21 +205,44 @@ fn known(path: &str) -> bool {
         || matches!(rest, "set-dns" | "set-device-attr" | "id-token" | "feature/query" | "audit-log" | "c2n")
 }
 
-async fn body<T: serde::de::DeserializeOwned>(request: Request<Incoming>) -> Result<T, Box<Response<Body>>> {
-    let limited = Limited::new(request.into_body(), MAX_BODY).collect();
-    let bytes = match tokio::time::timeout(BODY_TIME, limited).await {
-        Ok(Ok(collected)) => collected.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            return Err(Box::new(text(StatusCode::PAYLOAD_TOO_LARGE, "the request is larger than 1 MiB")));
-        }
-        Ok(Err(_)) => {
-            return Err(Box::new(text(StatusCode::BAD_REQUEST, "the request broke off")));
-        }
+async fn body<T: serde::de::DeserializeOwned>(
+    control: &Control,
+    bodies: &Semaphore,
+    request: Request<Incoming>,
+) -> Result<T, Box<Response<Body>>> {
+    let reading = async {
+        // While others of this connection are read, the window above bounds what is sent ahead.
+        let _one = bodies.acquire().await;
+        read_body(control, request.into_body()).await
+    };
+    let bytes = match tokio::time::timeout(BODY_TIME, reading).await {
+        Ok(bytes) => bytes?,
         Err(_) => {
             return Err(Box::new(text(StatusCode::REQUEST_TIMEOUT, "the request took too long")));
         }
     };
     decode_request(&bytes).map_err(|e| Box::new(text(StatusCode::BAD_REQUEST, e.to_string())))
+}
+
+async fn read_body(control: &Control, mut body: Incoming) -> Result<BytesMut, Box<Response<Body>>> {
+    let mut bytes = BytesMut::new();
+    let mut large = None;
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else {
+            return Err(Box::new(text(StatusCode::BAD_REQUEST, "the request broke off")));
+        };
+        let Some(data) = frame.data_ref() else {
+            continue;
+        };
+        if bytes.len() + data.len() > MAX_BODY {
+            return Err(Box::new(text(StatusCode::PAYLOAD_TOO_LARGE, "the request is larger than 1 MiB")));
+        }
+        if large.is_none() && bytes.len() + data.len() > COMMON_BODY {
+            large = control.large_bodies().acquire().await.ok();
+        }
+        bytes.extend_from_slice(data);
+    }
+    Ok(bytes)
 }
 
 fn json(response: &RegisterResponse) -> Response<Body> {
@@ -197,6 +253,12 @@ fn json(response: &RegisterResponse) -> Response<Body> {
 }
 
 async fn register(control: &Control, caller: Caller, request: RegisterRequest) -> Response<Body> {
+    if wants_to_wait(control, &request) && !control.strangers().may_wait(caller.from, Now::read().mono) {
+        return text(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many logins of this network wait already; use a pre-auth key or try again later",
+        );
+    }
     let mut logins = control.shared().logins.subscribe();
     loop {
         let (asked, machine) = (request.clone(), caller.machine);
@@ -221,6 +283,12 @@ async fn register(control: &Control, caller: Caller, request: RegisterRequest) -
             Err(error) => return failed(&error),
         }
     }
+}
+
+/// Whether this registration may put a login on the list of those that wait for a person.
+fn wants_to_wait(control: &Control, request: &RegisterRequest) -> bool {
+    let has_key = request.auth.as_ref().is_some_and(|a| !a.auth_key.is_empty());
+    !has_key && request.followup.is_empty() && control.net().by_key(&request.node_key).is_none()
 }
 
 fn refused(refusal: MapRefusal) -> Response<Body> {

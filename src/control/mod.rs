@@ -1,5 +1,6 @@
 //! The coordination server: who is in the tailnet and what each node is told. Pure files decide
-//! (`state`, `change`, `mapper`, `ipam`, `register`, `nodes`, `admin`, `policy`, `routes`, `timers`),
+//! (`state`, `change`, `mapper`, `ipam`, `register`, `nodes`, `admin`, `policy`, `routes`, `timers`,
+//! `strangers`),
 //! shells carry (`service`, `owner`, `presence`, `session`, `http`, `machine`, `websocket`).
 
 mod admin;
@@ -20,6 +21,7 @@ mod routes;
 pub mod service;
 mod session;
 mod state;
+mod strangers;
 #[cfg(test)]
 mod tests;
 mod timers;

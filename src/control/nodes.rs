@@ -68,7 +68,7 @@ pub(super) fn update(
     if !request.disco_key.is_zero() {
         node.disco = Some(request.disco_key);
     }
-    node.endpoints = endpoints(&request.endpoints);
+    node.endpoints = endpoints(&request.endpoints, draft.net.settings.ipv4_pool);
     if let Some(info) = request.hostinfo {
         let mut info = bounded(info);
         if info.net_info.is_none() {

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use super::owner::{self, Owner, RevokedHook, Shared};
 use super::presence::Hub;
 use super::state::{Draft, Tailnet};
+use super::strangers::Strangers;
 pub use super::types::{
     Actor, AdminError, AuthKeyView, ControlStats, LoginView, NewAuthKey, NewAuthKeyRequest, NodeView,
     PolicyOutcome, Settings, UserView,
@@ -29,6 +30,8 @@ use crate::store::Store;
 
 /// Connections inside Noise at most; further ones are turned away.
 const MAX_CONNECTIONS: usize = 20_000;
+/// Request bodies over the common size that are held at the same time.
+const LARGE_BODIES: usize = 32;
 /// How long open connections may take to end at shutdown before they are cut.
 const LAST_CALL: Duration = Duration::from_secs(2);
 
@@ -44,6 +47,8 @@ struct Inner {
     /// First maps built at the same time at most: one per processor.
     maps: Semaphore,
     connections: Arc<Semaphore>,
+    strangers: Strangers,
+    large_bodies: Semaphore,
 }
 
 /// A handle to the running coordination server; clones share it.
@@ -120,6 +125,8 @@ impl Control {
                 noise_key,
                 maps: Semaphore::new(processors),
                 connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+                strangers: Strangers::default(),
+                large_bodies: Semaphore::new(LARGE_BODIES),
             }),
         })
     }
@@ -524,6 +531,14 @@ impl Control {
 
     pub(super) fn maps(&self) -> &Semaphore {
         &self.inner.maps
+    }
+
+    pub(super) fn strangers(&self) -> &Strangers {
+        &self.inner.strangers
+    }
+
+    pub(super) fn large_bodies(&self) -> &Semaphore {
+        &self.inner.large_bodies
     }
 
     pub(super) fn stopping(&self) -> watch::Receiver<bool> {

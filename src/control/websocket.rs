@@ -14,6 +14,8 @@ use tokio_tungstenite::tungstenite::{Error, Message, handshake};
 
 /// A message at most; Noise frames are 4 KiB.
 const MAX_MESSAGE: usize = 64 << 10;
+/// Read at once, and held by an idle connection.
+const BUFFER: usize = 4 << 10;
 
 /// `Sec-WebSocket-Accept` for a key (RFC 6455 4.2.2).
 pub(super) fn accept_key(key: &[u8]) -> String {
@@ -39,8 +41,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream<S> {
     }
 
     async fn end(io: S, role: Role) -> Self {
-        let config =
-            WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
+        // The library's own buffers have 128 KiB each from the start, for anybody who connects.
+        let config = WebSocketConfig::default()
+            .read_buffer_size(BUFFER)
+            .write_buffer_size(0)
+            .max_write_buffer_size(2 * MAX_MESSAGE)
+            .max_message_size(Some(MAX_MESSAGE))
+            .max_frame_size(Some(MAX_MESSAGE));
         Self { socket: WebSocketStream::from_raw_socket(io, role, Some(config)).await, rest: Bytes::new() }
     }
 }

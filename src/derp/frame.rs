@@ -281,7 +281,8 @@ impl Frame {
             kind::PEER_PRESENT => {
                 let key = node(payload)?;
                 let addr = take::<18>(payload).map(present_addr);
-                let flags = take::<1>(payload).map_or(0, |[f]| f);
+                // What is left of a torn address is not the flags.
+                let flags = addr.and_then(|_| take::<1>(payload)).map_or(0, |[f]| f);
                 Self::PeerPresent { key, addr, flags }
             }
             kind::FORWARD_PACKET => {
@@ -434,6 +435,11 @@ mod tests {
         let short = Bytes::from(vec![1; 32]);
         assert_eq!(
             Frame::parse(kind::PEER_PRESENT, short.clone()),
+            Ok(Frame::PeerPresent { key: key(1), addr: None, flags: 0 })
+        );
+        let torn = Bytes::from(vec![1; 40]);
+        assert_eq!(
+            Frame::parse(kind::PEER_PRESENT, torn),
             Ok(Frame::PeerPresent { key: key(1), addr: None, flags: 0 })
         );
         assert_eq!(

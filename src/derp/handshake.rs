@@ -102,8 +102,8 @@ pub fn open_client_info(
     let Frame::ClientInfo { key: client, sealed } = frame else {
         return Err(HandshakeError::Unexpected(super::frame::kind::CLIENT_INFO));
     };
-    // Anyone can seal for the zero key.
-    if client.is_zero() {
+    // Anyone can seal for the zero key, and a key's holder for its other form.
+    if client.is_zero() || !client.is_canonical() {
         return Err(HandshakeError::Box);
     }
     Ok((*client, open(&key.shared(client), sealed)?))
@@ -180,7 +180,10 @@ mod tests {
         else {
             panic!("another frame");
         };
-        for key in [NodePrivate::generate(&mut rng).public(), NodePublic::default()] {
+        let mut other_form = *node.public().as_bytes();
+        other_form[31] ^= 0x80;
+        let other_form = NodePublic::from_bytes(other_form);
+        for key in [NodePrivate::generate(&mut rng).public(), NodePublic::default(), other_form] {
             let stolen = Frame::ClientInfo { key, sealed: sealed.clone() };
             assert_eq!(open_client_info(&relay, &stolen), Err(HandshakeError::Box));
         }

@@ -14,5 +14,8 @@ pub mod switch;
 pub mod tls;
 mod websocket;
 
+#[doc(hidden)]
+pub use websocket::fuzz as fuzz_websocket;
+
 #[cfg(test)]
 mod tests;

@@ -16,7 +16,9 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::frame::MAX_PACKET;
 
-const MAX_MESSAGE: usize = 4 * MAX_PACKET;
+/// A frame with the largest packet and what stands before it: clients write one in a message at most, and
+/// it is held before anybody has logged in.
+const MAX_MESSAGE: usize = MAX_PACKET + (4 << 10);
 /// Longest message we send: the official client (1.102.5) refuses more than 32 KiB in one.
 const PIECE: usize = 16 << 10;
 
@@ -102,4 +104,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocketIo<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_close(cx).map_err(broken)
     }
+}
+
+/// What comes out of the adapter for these bytes of a client; a door for `tests/hostile_bytes.rs`.
+#[doc(hidden)]
+pub async fn fuzz(input: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut io = WebSocketIo::new(tokio::io::join(input, tokio::io::sink())).await;
+    // An error is as good an end as any.
+    let _ = tokio::io::AsyncReadExt::read_to_end(&mut io, &mut out).await;
+    out
 }

@@ -277,6 +277,16 @@ impl DiscoPrivate {
     }
 }
 
+impl NodePublic {
+    /// True for the form that a private key gives. X25519 ignores the highest bit (RFC 7748 section 5), so
+    /// whoever holds a key also "holds" the other form, which is another name to us.
+    #[must_use]
+    pub const fn is_canonical(&self) -> bool {
+        let [.., last] = self.0;
+        last & 0x80 == 0
+    }
+}
+
 impl NodePrivate {
     /// The box between this node and a relay.
     #[must_use]

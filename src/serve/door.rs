@@ -19,6 +19,7 @@ use super::limits::{self, Permit};
 use super::listen;
 use super::router::{Origin, Router};
 use super::sniff::{Sniffed, sniff};
+use crate::clock::Now;
 
 /// Serves one listener until `stop` turns true; then waits for its connections to end.
 pub(super) async fn run(
@@ -42,7 +43,7 @@ pub(super) async fn run(
         match accepted {
             Ok((stream, remote)) => {
                 let remote = canonical(remote);
-                let Some(permit) = router.connections.admit(remote.ip()) else {
+                let Some(permit) = router.connections.admit(remote.ip(), Now::read().mono) else {
                     router.counters.refused.fetch_add(1, Ordering::Relaxed);
                     continue;
                 };

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -14,6 +14,12 @@ use parking_lot::Mutex;
 pub(super) const MAX_CONNECTIONS: usize = 8192;
 /// Of them from one IPv4 address or one IPv6 /64: an office behind one address restarts at once.
 pub(super) const MAX_PER_SOURCE: usize = 512;
+/// New connections of one source at once, and per second from then on: a TLS or Noise handshake costs us
+/// more than the caller (RELIABILITY.md rows 5, 44).
+const BURST: f64 = 1024.0;
+const PER_SECOND: f64 = 50.0;
+/// Sources remembered; unknown ones are refused beyond it.
+const MAX_SOURCES: usize = 65_536;
 /// For the TLS handshake (RELIABILITY.md row 10).
 pub(super) const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the head of an HTTP request, also while a kept connection idles.
@@ -38,7 +44,54 @@ pub(super) struct Connections(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     total: AtomicUsize,
-    sources: Mutex<HashMap<IpAddr, usize>>,
+    sources: Mutex<Sources>,
+}
+
+#[derive(Debug, Default)]
+struct Sources {
+    known: HashMap<IpAddr, Source>,
+    pruned: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Source {
+    open: usize,
+    tokens: f64,
+    at: Instant,
+}
+
+impl Source {
+    fn refill(&mut self, now: Instant) {
+        let gained = now.saturating_duration_since(self.at).as_secs_f64() * PER_SECOND;
+        self.tokens = (self.tokens + gained).min(BURST);
+        self.at = now;
+    }
+}
+
+impl Sources {
+    fn admit(&mut self, ip: IpAddr, now: Instant) -> bool {
+        if self.known.len() >= MAX_SOURCES && !self.known.contains_key(&ip) {
+            let lately = |at| now.saturating_duration_since(at) < Duration::from_secs(1);
+            if !self.pruned.is_some_and(lately) {
+                self.pruned = Some(now);
+                self.known.retain(|_, s| {
+                    s.refill(now);
+                    s.open > 0 || s.tokens < BURST
+                });
+            }
+            if self.known.len() >= MAX_SOURCES {
+                return false;
+            }
+        }
+        let source = self.known.entry(ip).or_insert(Source { open: 0, tokens: BURST, at: now });
+        source.refill(now);
+        if source.open >= MAX_PER_SOURCE || source.tokens < 1.0 {
+            return false;
+        }
+        source.tokens -= 1.0;
+        source.open += 1;
+        true
+    }
 }
 
 /// One counted connection; dropping it gives the place back.
@@ -51,18 +104,15 @@ pub(super) struct Permit {
 impl Connections {
     /// A place for a connection from `ip`; `None` when a limit is reached.
     #[must_use]
-    pub(super) fn admit(&self, ip: IpAddr) -> Option<Permit> {
+    pub(super) fn admit(&self, ip: IpAddr, now: Instant) -> Option<Permit> {
         let source = source_of(ip);
         if let Some(source) = source {
             if self.0.total.load(Ordering::Relaxed) >= MAX_CONNECTIONS {
                 return None;
             }
-            let mut sources = self.0.sources.lock();
-            let count = sources.entry(source).or_insert(0);
-            if *count >= MAX_PER_SOURCE {
+            if !self.0.sources.lock().admit(source, now) {
                 return None;
             }
-            *count += 1;
         }
         self.0.total.fetch_add(1, Ordering::Relaxed);
         Some(Permit { inner: Arc::clone(&self.0), source })
@@ -80,11 +130,8 @@ impl Drop for Permit {
         self.inner.total.fetch_sub(1, Ordering::Relaxed);
         let Some(source) = self.source else { return };
         let mut sources = self.inner.sources.lock();
-        if let Some(count) = sources.get_mut(&source) {
-            *count -= 1;
-            if *count == 0 {
-                sources.remove(&source);
-            }
+        if let Some(source) = sources.known.get_mut(&source) {
+            source.open = source.open.saturating_sub(1);
         }
     }
 }
@@ -105,20 +152,44 @@ fn source_of(ip: IpAddr) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Now;
 
     #[test]
     fn one_source_is_bounded_others_and_loopback_are_not() {
         let connections = Connections::default();
+        let now = Now::read().mono;
         let v6 = |last: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]);
-        let mut held: Vec<Permit> =
-            (0..MAX_PER_SOURCE).map(|i| connections.admit(v6(u16::try_from(i).unwrap())).unwrap()).collect();
-        assert!(connections.admit(v6(9999)).is_none());
-        assert!(connections.admit("192.0.2.1".parse().unwrap()).is_some());
+        let mut held: Vec<Permit> = (0..MAX_PER_SOURCE)
+            .map(|i| connections.admit(v6(u16::try_from(i).unwrap()), now).unwrap())
+            .collect();
+        assert!(connections.admit(v6(9999), now).is_none());
+        assert!(connections.admit("192.0.2.1".parse().unwrap(), now).is_some());
         for _ in 0..2 * MAX_PER_SOURCE {
-            held.push(connections.admit("::ffff:127.0.0.1".parse().unwrap()).unwrap());
+            held.push(connections.admit("::ffff:127.0.0.1".parse().unwrap(), now).unwrap());
         }
         held.clear();
         assert_eq!(connections.total(), 0);
-        assert!(connections.0.sources.lock().is_empty());
+        assert!(connections.0.sources.lock().known.values().all(|s| s.open == 0));
+    }
+
+    #[test]
+    fn a_storm_of_short_connections_is_rated_and_its_source_forgotten() {
+        let connections = Connections::default();
+        let now = Now::read();
+        let storm: IpAddr = "192.0.2.1".parse().unwrap();
+        let served = (0..5000).filter(|_| connections.admit(storm, now.mono).is_some()).count();
+        assert_eq!(served, 1024);
+        let later = now.after(Duration::from_secs(2)).mono;
+        assert_eq!((0..500).filter(|_| connections.admit(storm, later).is_some()).count(), 100);
+        let mut sources = connections.0.sources.lock();
+        for n in 0..2 * u32::try_from(MAX_SOURCES).unwrap() {
+            sources.admit(IpAddr::from((0x0a00_0000 + n).to_be_bytes()), later);
+        }
+        assert_eq!(sources.known.len(), MAX_SOURCES);
+        for source in sources.known.values_mut() {
+            source.open = 0;
+        }
+        assert!(sources.admit("198.51.100.1".parse().unwrap(), now.after(Duration::from_secs(60)).mono));
+        assert_eq!(sources.known.len(), 1);
     }
 }

@@ -21,6 +21,9 @@ mod sniff;
 mod state_dir;
 mod status;
 
+#[doc(hidden)]
+pub use sniff::fuzz as fuzz_sniff;
+
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;

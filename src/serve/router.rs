@@ -80,7 +80,7 @@ impl Router {
         match path {
             "/key" | "/ts2021" => crate::control::http::handle(&self.control, request, client.remote),
             "/healthz" if get => self.health(),
-            "/metrics" if get => self.show_metrics(client),
+            "/metrics" if get => self.show_metrics(request.headers(), client),
             "/robots.txt" if get => text(StatusCode::OK, "User-agent: *\nDisallow: /\n"),
             "/generate_204" => self.derp.http(request, client.remote),
             _ if path == "/derp" || path.starts_with("/derp/") => {
@@ -104,10 +104,11 @@ impl Router {
         response
     }
 
-    fn show_metrics(&self, client: Client) -> Response<Full<Bytes>> {
+    fn show_metrics(&self, headers: &HeaderMap, client: Client) -> Response<Full<Bytes>> {
         let allowed = match self.metrics_policy {
             MetricsPolicy::Any => true,
-            MetricsPolicy::Loopback => client.local,
+            // As with the console: a page in a browser here must not read them by a rebound name.
+            MetricsPolicy::Loopback => client.local && names_us(headers, &self.host),
             MetricsPolicy::Off => false,
         };
         if !allowed {

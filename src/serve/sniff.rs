@@ -125,6 +125,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
     }
 }
 
+/// Whether these bytes are a fast start, and what is handed on; a door for `tests/hostile_bytes.rs`.
+#[doc(hidden)]
+pub async fn fuzz(input: &[u8]) -> (bool, Vec<u8>) {
+    let (fast, mut rest) = match sniff(tokio::io::join(input, tokio::io::sink())).await {
+        Ok(Sniffed::FastStart(rest)) => (true, rest),
+        Ok(Sniffed::Http(rest)) => (false, rest),
+        Err(_) => return (false, Vec::new()),
+    };
+    let mut out = Vec::new();
+    let _ = rest.read_to_end(&mut out).await;
+    (fast, out)
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncWriteExt as _;

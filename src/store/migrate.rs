@@ -1,6 +1,8 @@
 //! The schema, as an append-only list of dated steps. `user_version` counts the steps done; each runs
 //! in one transaction together with its count, so a killed upgrade is either done or not begun.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use rusqlite::{Connection, TransactionBehavior};
@@ -118,6 +120,36 @@ pub(super) fn up(conn: &mut Connection, file: &Path) -> Result<(), StoreError> {
 fn backup(conn: &Connection, file: &Path, version: i64) -> Result<(), StoreError> {
     let copy = file.with_extension(format!("db.before-v{}", version + 1));
     let _ = std::fs::remove_file(&copy);
+    // SQLite fills an empty file but would make one that others may read.
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&copy)
+        .map_err(|e| StoreError::Failed { file: copy.clone(), what: e.to_string() })?;
     conn.execute("VACUUM INTO ?1", [copy.to_string_lossy().as_ref()]).map_err(|e| classify(file, &e))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_copy_before_an_upgrade_is_nobody_elses_to_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("tsd.db");
+        let conn = Connection::open(&file).unwrap();
+        conn.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (7);").unwrap();
+
+        backup(&conn, &file, 1).unwrap();
+
+        let copy = dir.path().join("tsd.db.before-v2");
+        assert_eq!(std::fs::metadata(&copy).unwrap().mode() & 0o777, 0o600);
+        let kept: i64 =
+            Connection::open(&copy).unwrap().query_row("SELECT x FROM t", [], |r| r.get(0)).unwrap();
+        assert_eq!(kept, 7);
+    }
 }

@@ -21,17 +21,17 @@ use crate::peers::{Kind, OFFICIAL, Peer};
 use crate::server::Server;
 use crate::world::{Host, Lab, eventually};
 
-const PLAIN: &str = "203.0.113.10:8080";
-const TLS: &str = "203.0.113.10:443";
+pub const PLAIN: &str = "203.0.113.10:8080";
+pub const TLS: &str = "203.0.113.10:443";
 
-struct Scene {
-    lab: Lab,
-    server: Server,
-    attacker: Host,
-    key: String,
+pub struct Scene {
+    pub lab: Lab,
+    pub server: Server,
+    pub attacker: Host,
+    pub key: String,
 }
 
-fn scene(title: &'static str) -> Scene {
+pub fn scene(title: &'static str) -> Scene {
     let lab = Lab::new(title);
     let server = Server::start(&lab.host_at("srv", "203.0.113.10"));
     let attacker = lab.host("mallory");
@@ -41,7 +41,7 @@ fn scene(title: &'static str) -> Scene {
 
 impl Scene {
     /// An honest registration from the attacker's network still works.
-    fn still_serves(&self, what: &str) {
+    pub fn still_serves(&self, what: &str) {
         let (url, key, name) = (self.server.url.clone(), self.key.clone(), what.replace(' ', "-"));
         let answer =
             block_inside(
@@ -74,7 +74,7 @@ fn throw(addr: &str, bytes: &[u8], limit: Duration) -> (Vec<u8>, Duration) {
     (got, start.elapsed())
 }
 
-async fn server_key() -> MachinePublic {
+pub async fn server_key() -> MachinePublic {
     let mut stream = tokio::net::TcpStream::connect(PLAIN).await.unwrap();
     stream.write_all(b"GET /key?v=145 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut text = String::new();
@@ -84,7 +84,7 @@ async fn server_key() -> MachinePublic {
     serde_json::from_str::<ServerKeys>(json).unwrap().public_key
 }
 
-fn upgrade_head(initiation: &[u8]) -> Vec<u8> {
+pub fn upgrade_head(initiation: &[u8]) -> Vec<u8> {
     let init = base64::engine::general_purpose::STANDARD.encode(initiation);
     format!(
         "POST /ts2021 HTTP/1.1\r\nHost: x\r\nUpgrade: tailscale-control-protocol\r\nConnection: upgrade\r\n\
@@ -94,12 +94,12 @@ fn upgrade_head(initiation: &[u8]) -> Vec<u8> {
 }
 
 /// A raw HTTP/2 channel inside Noise, for bodies no client would send.
-struct Channel {
+pub struct Channel {
     send: hyper::client::conn::http2::SendRequest<Full<Bytes>>,
 }
 
 impl Channel {
-    async fn open(machine: &Machine, capver: CapVer) -> Result<Self, String> {
+    pub async fn open(machine: &Machine, capver: CapVer) -> Result<Self, String> {
         let mut rng = Rng::from_os();
         let (handshake, initiation) =
             ClientHandshake::new(&machine.machine, &server_key().await, capver, &mut rng);
@@ -124,7 +124,7 @@ impl Channel {
         Ok(Self { send })
     }
 
-    async fn post(&mut self, path: &str, body: Vec<u8>) -> Result<(u16, Bytes), String> {
+    pub async fn post(&mut self, path: &str, body: Vec<u8>) -> Result<(u16, Bytes), String> {
         let request =
             http::Request::post(format!("https://unused{path}")).body(Full::new(Bytes::from(body))).unwrap();
         let answer = tokio::time::timeout(Duration::from_secs(15), self.send.send_request(request))

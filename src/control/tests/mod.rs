@@ -114,7 +114,7 @@ impl Client {
     pub(super) async fn new(control: &Control, seed: u8) -> Self {
         let machine = MachinePrivate::generate(&mut Rng::from_seed([seed ^ 0x80; 32])).public();
         let (ours, theirs) = tokio::io::duplex(1 << 20);
-        control.spawn(machine::serve(control.clone(), Caller::test(machine), theirs)).unwrap();
+        control.spawn(machine::serve(control.clone(), Caller::test(machine), None, theirs)).unwrap();
         let (send, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(ours)).await.unwrap();
         tokio::spawn(connection);

@@ -104,6 +104,17 @@ fn decode(message: &[u8], zstd: bool) -> Result<MapResponse, ControlError> {
     serde_json::from_slice(&json).map_err(|e| bad(&e))
 }
 
+/// Reads all messages of these bytes, as if a server had sent them; a door for `tests/hostile_bytes.rs`.
+#[doc(hidden)]
+pub fn fuzz(input: &[u8], zstd: bool) -> usize {
+    let mut buffer = BytesMut::from(input);
+    let mut messages = 0;
+    while let Ok(Some(message)) = take_message(&mut buffer) {
+        messages += usize::from(decode(&message, zstd).is_ok());
+    }
+    messages
+}
+
 #[cfg(test)]
 mod tests {
     use futures_util::stream::{self, StreamExt as _};

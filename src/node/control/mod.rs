@@ -20,6 +20,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use dial::{Target, Way};
 pub use map::MapStream;
+#[doc(hidden)]
+pub use map::fuzz as fuzz_map;
 
 use crate::clock::{Now, Rng};
 use crate::derp::client::DialOptions;
