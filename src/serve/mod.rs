@@ -57,7 +57,7 @@ pub async fn run(flags: ServeFlags, state_dir: Option<String>) -> Result<(), Ser
         Ok::<_, config::ConfigError>((config::load(&sources)?, sources.unknown_env()))
     };
     let (config, unknown) = load().map_err(|e| ServeError::Start(e.into()))?;
-    logging::init(&config);
+    let set_level = logging::init(&config);
     process::log_panics();
     process::harden();
     for name in unknown {
@@ -66,7 +66,7 @@ pub async fn run(flags: ServeFlags, state_dir: Option<String>) -> Result<(), Ser
     process::raise_open_files();
     // Before the start, so that a signal during it is not lost.
     let mut signals = Signals::new().map_err(|e| ServeError::Start(e.into()))?;
-    let (mut server, page) = start::start(config).await.map_err(ServeError::Start)?;
+    let (mut server, page) = start::start(config, set_level).await.map_err(ServeError::Start)?;
     print_page(&page);
     let mut renewal = interval_at(Instant::now() + limits::RENEWAL, limits::RENEWAL);
     renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -42,7 +42,7 @@ impl Server {
 
     async fn try_reload(&mut self, config: Result<Config, ConfigError>) -> anyhow::Result<()> {
         let config = config?;
-        self.same_ports(&config)?;
+        self.same_frame(&config)?;
         let policy = match &config.policy_file {
             Some(path) => Some(policy_file::read(&self.control, path).await?),
             None => None,
@@ -50,13 +50,14 @@ impl Server {
         self.take(config, policy).await
     }
 
-    /// Listeners stand for a whole run; a changed one that is silently ignored would be a trap.
-    fn same_ports(&self, new: &Config) -> anyhow::Result<()> {
+    /// Listeners and the like stand for a whole run; a changed one that is silently ignored would be a trap.
+    fn same_frame(&self, new: &Config) -> anyhow::Result<()> {
         let old = &self.config;
         let fixed = [
             ("listen", old.listen == new.listen),
             ("tls_listen", old.tls_listen == new.tls_listen),
             ("stun_listen", old.stun_listen == new.stun_listen),
+            ("log.format", old.log_format == new.log_format),
             ("state_dir", old.state_dir == new.state_dir),
         ];
         match fixed.iter().find(|(_, same)| !same) {
@@ -107,6 +108,7 @@ impl Server {
         fixed.warnings.extend(ports::warnings(&config, &world.url, world.tls_port));
         self.live.set_fixed(fixed);
         self.facing.store(Arc::new(start::facing(&config, &world)));
+        (self.set_level)(&config.log_level);
         self.world = world;
         self.config = config;
         Ok(())

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use super::logging::SetLevel;
 use super::page::{FirstStart, Page, UrlSource};
 use super::router::{Facing, Router};
 use super::settings::World;
@@ -49,6 +50,7 @@ pub(super) struct Server {
     /// What the TLS listener presents, when there is one.
     pub(super) certificate: Option<Arc<cert::OneCertificate>>,
     pub(super) relay_key: DerpPublic,
+    pub(super) set_level: SetLevel,
     /// What start could not have as wished; a reload does not mend it.
     pub(super) port_warnings: Vec<String>,
     // Last, so that the lock falls after everything else.
@@ -59,7 +61,7 @@ pub(super) struct Server {
 ///
 /// # Errors
 /// With what to change.
-pub(super) async fn start(config: Config) -> anyhow::Result<(Server, Page)> {
+pub(super) async fn start(config: Config, set_level: SetLevel) -> anyhow::Result<(Server, Page)> {
     let started = Now::read();
     // A second server on this directory shall hear of the first, not of its ports; a first one shall
     // have its ports before it makes a directory.
@@ -147,6 +149,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Server, Page)> {
         facing,
         certificate,
         relay_key,
+        set_level,
         port_warnings,
         state,
     };
