@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::duration::parse_duration;
 use super::ServerUrl;
 use super::check_derp::derp;
 use super::check_dns::dns;
 use super::checked::{Config, Listen, LogFormat, MetricsPolicy};
+use super::duration::parse_duration;
 use super::raw::RawConfig;
 
 /// One thing that is wrong: the key it belongs to and what to do about it.

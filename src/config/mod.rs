@@ -21,9 +21,7 @@ use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
 pub use check::{Fault, check, default_state_dir};
-pub use checked::{
-    Config, DerpConfig, DnsConfig, Listen, LogFormat, MetricsPolicy, Region, Relay, Resolver,
-};
+pub use checked::{Config, DerpConfig, DnsConfig, Listen, LogFormat, MetricsPolicy, Region, Relay, Resolver};
 pub use duration::{DurationError, parse_duration};
 pub use flags::ServeFlags;
 pub use raw::{RawConfig, RawRecord, RawRegion, RawRelay, env_name, key_paths};

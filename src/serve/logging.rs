@@ -10,9 +10,8 @@ pub(super) type SetLevel = Box<dyn Fn(&str) + Send>;
 
 /// Starts logging; a second call in one process changes nothing.
 pub(super) fn init(config: &Config) -> SetLevel {
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter(&config.log_level))
-        .with_writer(std::io::stderr);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter(&config.log_level)).with_writer(std::io::stderr);
     // An error of `try_init` means that somebody, a test, has set one already. The two forms are two
     // types, so the lines stand twice.
     match config.log_format {

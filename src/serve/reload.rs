@@ -66,11 +66,7 @@ impl Server {
         }
     }
 
-    async fn take(
-        &mut self,
-        config: Config,
-        policy: Option<policy_file::PolicyFile>,
-    ) -> anyhow::Result<()> {
+    async fn take(&mut self, config: Config, policy: Option<policy_file::PolicyFile>) -> anyhow::Result<()> {
         let mut world = self.world.clone();
         match &config.url {
             Some(url) => {
@@ -85,9 +81,7 @@ impl Server {
         }
         // Behind the checks above, for a new self-signed certificate is written here.
         let identity = match &self.certificate {
-            Some(_) => {
-                Some(cert::load(&config, &world.url.host, &self.state, &self.relay_key, Now::read())?)
-            }
+            Some(_) => Some(cert::load(&config, &world.url.host, &self.state, &self.relay_key, Now::read())?),
             None => None,
         };
         world.pin = start::pin(identity.as_ref(), &world.url);

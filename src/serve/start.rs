@@ -321,4 +321,3 @@ async fn first_start(control: &Control, ui: &Ui, console: &str) -> anyhow::Resul
         console_link: format!("{console}{}", ui.new_start_link().await?),
     }))
 }
-

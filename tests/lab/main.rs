@@ -24,6 +24,8 @@ mod scenario_keys;
 mod scenario_kill;
 mod scenario_mesh;
 mod scenario_node;
+mod scenario_operator;
+mod scenario_ops;
 mod scenario_paths;
 mod scenario_policy;
 mod scenario_removal;
