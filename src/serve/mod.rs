@@ -103,6 +103,7 @@ pub async fn run(flags: ServeFlags, state_dir: Option<String>) -> Result<(), Ser
                 Told::Stop => break None,
                 Told::Reload => server.reload(load().map(|(config, _)| config)).await,
             },
+            part = server.control.failed() => break Some(anyhow!("the {part} failed")),
             Some(ended) = server.tasks.join_next() => {
                 break Some(match ended {
                     Ok(name) => anyhow!("the {name} ended by itself"),
