@@ -200,7 +200,7 @@ where
     let key = control.noise_key().clone();
     let shake = crate::noise::stream::accept(io, &initiation, &key, payload.as_deref(), &mut rng);
     match tokio::time::timeout(HANDSHAKE_TIME, shake).await {
-        Ok(Ok((stream, peer))) => machine::serve(control, Caller::from(peer), stream).await,
+        Ok(Ok((stream, peer))) => machine::serve(control, Caller::new(&peer, remote.ip()), stream).await,
         Ok(Err(error)) => tracing::debug!(%remote, %error, "a handshake failed"),
         Err(_) => tracing::debug!(%remote, "a handshake took too long"),
     }

@@ -2,6 +2,7 @@
 //! value that travels with the connection; every handler checks the node key in the body against it.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -18,6 +19,8 @@ use super::nodes::{self, MapRefusal};
 use super::register::{self, Outcome};
 use super::service::{AdminError, Control};
 use super::session::{self, Session, StartError};
+use super::sources;
+use crate::clock::Now;
 use crate::keys::MachinePublic;
 use crate::noise::MachinePeer;
 use crate::wire::{CapVer, MapRequest, RegisterRequest, RegisterResponse, decode_request};
@@ -35,18 +38,19 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Caller {
     machine: MachinePublic,
+    /// Where from; `None` is not limited.
+    place: Option<IpAddr>,
 }
 
-impl From<MachinePeer> for Caller {
-    fn from(peer: MachinePeer) -> Self {
-        Self { machine: peer.machine() }
-    }
-}
-
-#[cfg(test)]
 impl Caller {
-    pub(super) fn test(machine: MachinePublic) -> Self {
-        Self { machine }
+    /// The machine whose key was proven, at this address.
+    pub(super) fn new(peer: &MachinePeer, from: IpAddr) -> Self {
+        Self { machine: peer.machine(), place: sources::place(from) }
+    }
+
+    #[cfg(test)]
+    pub(super) fn test(machine: MachinePublic, from: IpAddr) -> Self {
+        Self { machine, place: sources::place(from) }
     }
 }
 
@@ -196,7 +200,43 @@ fn json(response: &RegisterResponse) -> Response<Body> {
     }
 }
 
+/// Takes a registration that needs no credential off its place's allowance (RELIABILITY rows 30, 31).
+/// Devices that are known, hold a key or wait for a login that is there cost nothing.
+fn allow(control: &Control, caller: Caller, request: &RegisterRequest) -> Result<(), Duration> {
+    let Some(place) = caller.place else {
+        return Ok(());
+    };
+    let net = control.net();
+    let keyed = request.auth.as_ref().is_some_and(|a| !a.auth_key.is_empty());
+    let fresh = request.followup.is_empty();
+    if (keyed && fresh) || net.by_key(&request.node_key).is_some_and(|n| n.machine == caller.machine) {
+        return Ok(());
+    }
+    let waits = net.logins.get(&register::login_id(&request.followup));
+    if waits.is_some_and(|l| l.machine == caller.machine && l.key == request.node_key) {
+        return Ok(());
+    }
+    let sources = &control.shared().sources;
+    let allowance = if fresh { &sources.logins } else { &sources.guesses };
+    allowance.lock().take(place, Now::read().mono)
+}
+
+/// Clients wait as long as `Retry-After` says (control.md 5.3).
+fn slow_down(wait: Duration) -> Response<Body> {
+    let seconds = wait.as_secs() + 1;
+    let mut response = text(
+        StatusCode::TOO_MANY_REQUESTS,
+        format!("too many logins from your network; try again in {seconds} s, or use a pre-auth key"),
+    );
+    response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    response
+}
+
 async fn register(control: &Control, caller: Caller, request: RegisterRequest) -> Response<Body> {
+    if let Err(wait) = allow(control, caller, &request) {
+        tracing::debug!(machine = %caller.machine.short(), "too many registrations from one place");
+        return slow_down(wait);
+    }
     let mut logins = control.shared().logins.subscribe();
     loop {
         let (asked, machine) = (request.clone(), caller.machine);
@@ -218,7 +258,11 @@ async fn register(control: &Control, caller: Caller, request: RegisterRequest) -
                     return text(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping");
                 }
             }
-            Err(error) => return failed(&error),
+            // In the answer, where the client shows it to its person (control.md 5.3); it tries again.
+            Err(error) => {
+                let error = format!("this server cannot register devices now: {error}");
+                return json(&RegisterResponse { error, ..RegisterResponse::default() });
+            }
         }
     }
 }

@@ -4,7 +4,9 @@
 
 mod admin;
 mod change;
+mod contest;
 mod dns_config;
+mod health;
 mod hostinfo;
 pub mod http;
 mod ipam;
@@ -19,10 +21,12 @@ mod register;
 mod routes;
 pub mod service;
 mod session;
+mod sources;
 mod state;
 #[cfg(test)]
 mod tests;
 mod timers;
 mod types;
 mod views;
+mod wall;
 mod websocket;

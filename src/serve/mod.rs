@@ -77,6 +77,7 @@ pub async fn run(flags: ServeFlags, state_dir: Option<String>) -> Result<(), Ser
                 Told::Reload => server.reload(load().map(|(config, _)| config)).await,
             },
             _ = renewal.tick() => server.renew().await,
+            part = server.control.failed() => break Some(anyhow!("the {part} failed")),
             Some(part) = server.tasks.join_next() => break Some(ended(part)),
         }
     };

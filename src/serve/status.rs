@@ -105,6 +105,7 @@ impl StatusSource for Live {
         if let Some(fault) = self.reload_fault.lock().as_ref() {
             out.push(format!("the last reload changed nothing: {fault}"));
         }
+        out.extend(self.control.warnings());
         out
     }
 

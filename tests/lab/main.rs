@@ -21,6 +21,7 @@ mod webdriver;
 mod scenario_browser;
 mod scenario_hostile;
 mod scenario_keys;
+mod scenario_lifecycle;
 mod scenario_kill;
 mod scenario_mesh;
 mod scenario_node;
