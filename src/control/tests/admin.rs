@@ -90,7 +90,11 @@ async fn a_policy_is_compared_beside_other_changes_not_before_them() {
     });
     many.await.unwrap();
     let rule = |n: usize| {
-        format!(r#"{{"action": "accept", "src": ["100.64.0.{}"], "dst": ["100.64.1.{}:{n}"]}}"#, n % 250, n % 40)
+        format!(
+            r#"{{"action": "accept", "src": ["100.64.0.{}"], "dst": ["100.64.1.{}:{n}"]}}"#,
+            n % 250,
+            n % 40
+        )
     };
     let rules: Vec<String> = (1..=600).map(rule).collect();
     let text = format!(r#"{{"acls": [{}]}}"#, rules.join(","));
