@@ -27,6 +27,9 @@ impl Server {
                 Some(format!("{error:#}"))
             }
         };
+        if fault.is_none() {
+            self.live.set_renewal_fault(None);
+        }
         self.live.set_reload_fault(fault);
     }
 
@@ -34,10 +37,11 @@ impl Server {
     /// meta certificate, and our own before it runs out.
     pub(super) async fn renew(&mut self) {
         let config = self.config.clone();
-        if let Err(error) = self.take(config, None).await {
-            tracing::error!("the certificate was not renewed: {error:#}");
-            self.live.set_reload_fault(Some(format!("{error:#}")));
+        let fault = self.take(config, None).await.err().map(|error| format!("{error:#}"));
+        if let Some(fault) = &fault {
+            tracing::error!("the certificate was not renewed: {fault}");
         }
+        self.live.set_renewal_fault(fault);
     }
 
     async fn try_reload(&mut self, config: Result<Config, ConfigError>) -> anyhow::Result<()> {
@@ -85,7 +89,10 @@ impl Server {
             None => None,
         };
         world.pin = start::pin(identity.as_ref(), &world.url);
-        self.control.reload(settings::build(&config, &world)).await?;
+        // A renewal mostly changes nothing that clients are told; it must not reach them all for that.
+        if config != self.config || world != self.world {
+            self.control.reload(settings::build(&config, &world)).await?;
+        }
         if let Some(policy) = policy
             && let Err(error) = policy.apply(&self.control).await
         {

@@ -96,15 +96,7 @@ pub(super) async fn start(config: Config, set_level: SetLevel) -> anyhow::Result
     }
 
     let port_warnings = ports.warnings.clone();
-    let mut warnings = port_warnings.clone();
-    warnings.extend(ports::warnings(&config, &world.url, tls_port));
-    let fixed = Fixed {
-        url: world.url.to_string(),
-        listeners: listeners(&ports),
-        state_dir: state.path().display().to_string(),
-        fingerprint: identity.as_ref().map(|i| i.fingerprint.clone()),
-        warnings: warnings.clone(),
-    };
+    let fixed = fixed(&config, &world, &ports, &state, identity.as_ref());
     let stun_stats = Arc::new(StunStats::default());
     let live =
         Arc::new(Live::new(started, control.clone(), derp.clone(), Arc::clone(&stun_stats), fixed.clone()));
@@ -126,16 +118,7 @@ pub(super) async fn start(config: Config, set_level: SetLevel) -> anyhow::Result
         counters: Arc::default(),
         connections: limits::Connections::default(),
     });
-    let page = Page {
-        url: fixed.url,
-        url_source,
-        http_port: http_addr.map_or(8080, |a| a.port()),
-        state_dir: fixed.state_dir,
-        fingerprint: fixed.fingerprint,
-        listeners: fixed.listeners,
-        warnings,
-        first,
-    };
+    let page = page(fixed, url_source, &world, first);
     let certificate = identity.map(|i| Arc::new(cert::OneCertificate::new(i.certified)));
     open_doors(&mut tasks, ports, certificate.clone(), &router, &stopped, stun_stats)?;
     let server = Server {
@@ -154,6 +137,37 @@ pub(super) async fn start(config: Config, set_level: SetLevel) -> anyhow::Result
         state,
     };
     Ok((server, page))
+}
+
+fn fixed(
+    config: &Config,
+    world: &World,
+    ports: &ports::Ports,
+    state: &StateDir,
+    identity: Option<&cert::Identity>,
+) -> Fixed {
+    let mut warnings = ports.warnings.clone();
+    warnings.extend(ports::warnings(config, &world.url, world.tls_port));
+    Fixed {
+        url: world.url.to_string(),
+        listeners: listeners(ports),
+        state_dir: state.path().display().to_string(),
+        fingerprint: identity.map(|i| i.fingerprint.clone()),
+        warnings,
+    }
+}
+
+fn page(fixed: Fixed, url_source: UrlSource, world: &World, first: Option<FirstStart>) -> Page {
+    Page {
+        url: fixed.url,
+        url_source,
+        http_port: world.http_port.unwrap_or(8080),
+        state_dir: fixed.state_dir,
+        fingerprint: fixed.fingerprint,
+        listeners: fixed.listeners,
+        warnings: fixed.warnings,
+        first,
+    }
 }
 
 /// The server's two identities, made at the first start.

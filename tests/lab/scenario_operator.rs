@@ -326,3 +326,26 @@ fn taking_access_away_asks_on_a_terminal_and_refuses_without_one() {
     assert!(lossy(&out.stderr).contains("no server answers"), "{}", lossy(&out.stderr));
     serde_json::from_slice::<serde_json::Value>(&out.stdout).unwrap();
 }
+
+#[test]
+fn the_admin_socket_answers_before_a_listener_accepts() {
+    let lab = Lab::new("socket first");
+    let host = lab.host_at("srv", "203.0.113.10");
+    for _ in 0..3 {
+        let mut command = host.command(TSD);
+        command.args(["serve", "--url", URL]);
+        let socket = host.path("/var/lib/tsd/admin.sock");
+        let watch = host.inside(move || {
+            let end = std::time::Instant::now() + Duration::from_secs(10);
+            // No rest between tries: the moment itself is what counts.
+            while std::net::TcpStream::connect("127.0.0.1:8080").is_err() {
+                assert!(std::time::Instant::now() < end, "no listener came up");
+            }
+            std::os::unix::net::UnixStream::connect(socket).map(drop)
+        });
+        let mut process = host.spawn("serve", command);
+        watch.join().unwrap().expect("a listener accepted before the admin socket answered");
+        process.signal(nix::sys::signal::Signal::SIGTERM);
+        assert!(process.wait(Duration::from_secs(10)).success());
+    }
+}
