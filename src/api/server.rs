@@ -218,7 +218,8 @@ async fn nodes(State(api): State<Api>) -> Json<Vec<Node>> {
 }
 
 async fn node(State(api): State<Api>, Arg(node): Arg<String>) -> Answer<Node> {
-    api.answer(api.control.node(&node))
+    let node: Json<Node> = api.answer(api.control.node(&node))?;
+    Ok(Json(Node { key: Some(node.node_key.clone()), ..node.0 }))
 }
 
 async fn rename_node(State(api): State<Api>, Arg(node): Arg<String>, Json(body): Json<Name>) -> Answer<Node> {

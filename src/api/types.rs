@@ -156,6 +156,9 @@ pub struct Node {
     pub node_key: String,
     /// Machine key.
     pub machine_key: String,
+    /// The node key again, as `nodes show` names it; lists leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
 impl From<NodeView> for Node {
@@ -183,6 +186,7 @@ impl From<NodeView> for Node {
             endpoints: v.endpoints,
             node_key: v.key.to_string(),
             machine_key: v.machine.to_string(),
+            key: None,
         }
     }
 }

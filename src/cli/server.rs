@@ -10,10 +10,15 @@ use crate::config::ServeFlags;
 use crate::serve::{self, ServeError};
 
 pub(super) async fn serve(flags: ServeFlags, state_dir: Option<String>) -> Result<(), Failure> {
-    serve::run(flags, state_dir).await.map_err(|error| match error {
+    serve::run(flags, state_dir).await.map_err(|error| whose(&error))
+}
+
+/// What a start needs is the admin's to mend; a server that broke while it ran is ours.
+fn whose(error: &ServeError) -> Failure {
+    match error {
         ServeError::Start(_) => Failure::User(error.to_string()),
         ServeError::Broken(_) => Failure::Ours(error.to_string()),
-    })
+    }
 }
 
 pub(super) fn version(printer: &Printer) -> Result<(), Failure> {
@@ -48,4 +53,16 @@ pub(super) async fn status(client: &Client, printer: &Printer) -> Result<(), Fai
             ("STUN", format!("{} requests", s.stun_requests)),
         ])
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_broke_exits_with_2_and_one_that_cannot_start_with_1() {
+        let broken = whose(&ServeError::Broken(anyhow::anyhow!("the STUN socket ended by itself")));
+        assert_eq!((broken.status(), broken.text()), (2, "the STUN socket ended by itself"));
+        assert_eq!(whose(&ServeError::Start(anyhow::anyhow!("x"))).status(), 1);
+    }
 }

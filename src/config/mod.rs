@@ -5,10 +5,14 @@
 //! Every complaint names the place (file and line, variable or flag) and the remedy.
 
 mod check;
+mod check_derp;
+mod check_dns;
+mod checked;
 mod duration;
 mod flags;
 mod place;
 mod raw;
+mod url;
 
 use std::path::{Path, PathBuf};
 
@@ -16,13 +20,12 @@ use figment::providers::Format as _;
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
-pub use check::{
-    Config, DerpConfig, DnsConfig, Fault, Listen, LogFormat, MetricsPolicy, Region, Relay, Resolver,
-    ServerUrl, check, default_state_dir,
-};
+pub use check::{Fault, check, default_state_dir};
+pub use checked::{Config, DerpConfig, DnsConfig, Listen, LogFormat, MetricsPolicy, Region, Relay, Resolver};
 pub use duration::{DurationError, parse_duration};
 pub use flags::ServeFlags;
 pub use raw::{RawConfig, RawRecord, RawRegion, RawRelay, env_name, key_paths};
+pub use url::ServerUrl;
 
 /// Read when neither `--config` nor `TSD_CONFIG` names a file; may be absent.
 pub const DEFAULT_FILE: &str = "/etc/tsd/config.toml";

@@ -162,7 +162,7 @@ pub(super) fn rename_node(draft: &mut Draft, node: &str, name: &str) -> Done<Nod
     let name = name.trim().to_ascii_lowercase();
     if name.is_empty() || crate::dns::sanitize_label(&name) != name {
         return Err(AdminError::Invalid(format!(
-            "{name:?} is no device name: use letters, digits and '-' inside, at most 63 of them"
+            "{name:?} is no device name: use letters, digits and '-' inside, at most 63 of them, not digits alone"
         )));
     }
     if draft.net.by_name.get(&name).is_some_and(|id| *id != node.id) {

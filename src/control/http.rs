@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::machine::{self, Caller};
 use super::service::Control;
 use super::websocket;
-use crate::clock::{Now, Rng};
+use crate::clock::Rng;
 use crate::keys::{ChallengePrivate, MachinePublic};
 use crate::wire::{EarlyNoise, ServerKeys};
 
@@ -201,7 +201,7 @@ where
     let shake = crate::noise::stream::accept(io, &initiation, &key, payload.as_deref(), &mut rng);
     match tokio::time::timeout(HANDSHAKE_TIME, shake).await {
         Ok(Ok((stream, peer))) => {
-            let place = control.strangers().enter(remote.ip(), Now::read().mono);
+            let place = control.strangers().enter(remote.ip());
             let place = match place {
                 Ok(place) => place,
                 // An office behind one address: who has a node is no stranger.
@@ -211,7 +211,7 @@ where
                     return;
                 }
             };
-            machine::serve(control, Caller::new(peer, remote.ip()), place, stream).await;
+            machine::serve(control, Caller::new(&peer, remote.ip()), place, stream).await;
         }
         Ok(Err(error)) => tracing::debug!(%remote, %error, "a handshake failed"),
         Err(_) => tracing::debug!(%remote, "a handshake took too long"),

@@ -20,6 +20,7 @@ use super::nodes::{self, MapRefusal};
 use super::register::{self, Outcome};
 use super::service::{AdminError, Control};
 use super::session::{self, Session, StartError};
+use super::sources;
 use super::strangers::Place;
 use crate::clock::Now;
 use crate::keys::MachinePublic;
@@ -46,20 +47,19 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Caller {
     machine: MachinePublic,
-    from: IpAddr,
+    /// Where from; `None` is not limited.
+    place: Option<IpAddr>,
 }
 
 impl Caller {
-    /// Who proved a machine key, and from where.
-    pub(super) fn new(peer: MachinePeer, from: IpAddr) -> Self {
-        Self { machine: peer.machine(), from }
+    /// The machine whose key was proven, at this address.
+    pub(super) fn new(peer: &MachinePeer, from: IpAddr) -> Self {
+        Self { machine: peer.machine(), place: sources::place(from) }
     }
-}
 
-#[cfg(test)]
-impl Caller {
-    pub(super) fn test(machine: MachinePublic) -> Self {
-        Self { machine, from: std::net::Ipv4Addr::LOCALHOST.into() }
+    #[cfg(test)]
+    pub(super) fn test(machine: MachinePublic, from: IpAddr) -> Self {
+        Self { machine, place: sources::place(from) }
     }
 }
 
@@ -252,12 +252,42 @@ fn json(response: &RegisterResponse) -> Response<Body> {
     }
 }
 
+/// Takes a registration that needs no credential off its place's allowance (RELIABILITY rows 30, 31).
+/// Devices that are known, hold a key or wait for a login that is there cost nothing.
+fn allow(control: &Control, caller: Caller, request: &RegisterRequest) -> Result<(), Duration> {
+    let Some(place) = caller.place else {
+        return Ok(());
+    };
+    let net = control.net();
+    let keyed = request.auth.as_ref().is_some_and(|a| !a.auth_key.is_empty());
+    let fresh = request.followup.is_empty();
+    if (keyed && fresh) || net.by_key(&request.node_key).is_some_and(|n| n.machine == caller.machine) {
+        return Ok(());
+    }
+    let waits = net.logins.get(&register::login_id(&request.followup));
+    if waits.is_some_and(|l| l.machine == caller.machine && l.key == request.node_key) {
+        return Ok(());
+    }
+    let sources = &control.shared().sources;
+    let allowance = if fresh { &sources.logins } else { &sources.guesses };
+    allowance.lock().take(place, Now::read().mono)
+}
+
+/// Clients wait as long as `Retry-After` says (control.md 5.3).
+fn slow_down(wait: Duration) -> Response<Body> {
+    let seconds = wait.as_secs() + 1;
+    let mut response = text(
+        StatusCode::TOO_MANY_REQUESTS,
+        format!("too many logins from your network; try again in {seconds} s, or use a pre-auth key"),
+    );
+    response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    response
+}
+
 async fn register(control: &Control, caller: Caller, request: RegisterRequest) -> Response<Body> {
-    if wants_to_wait(control, &request) && !control.strangers().may_wait(caller.from, Now::read().mono) {
-        return text(
-            StatusCode::TOO_MANY_REQUESTS,
-            "too many logins of this network wait already; use a pre-auth key or try again later",
-        );
+    if let Err(wait) = allow(control, caller, &request) {
+        tracing::debug!(machine = %caller.machine.short(), "too many registrations from one place");
+        return slow_down(wait);
     }
     let mut logins = control.shared().logins.subscribe();
     loop {
@@ -280,15 +310,13 @@ async fn register(control: &Control, caller: Caller, request: RegisterRequest) -
                     return text(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping");
                 }
             }
-            Err(error) => return failed(&error),
+            // In the answer, where the client shows it to its person (control.md 5.3); it tries again.
+            Err(error) => {
+                let error = format!("this server cannot register devices now: {error}");
+                return json(&RegisterResponse { error, ..RegisterResponse::default() });
+            }
         }
     }
-}
-
-/// Whether this registration may put a login on the list of those that wait for a person.
-fn wants_to_wait(control: &Control, request: &RegisterRequest) -> bool {
-    let has_key = request.auth.as_ref().is_some_and(|a| !a.auth_key.is_empty());
-    !has_key && request.followup.is_empty() && control.net().by_key(&request.node_key).is_none()
 }
 
 fn refused(refusal: MapRefusal) -> Response<Body> {

@@ -5,7 +5,9 @@
 
 mod admin;
 mod change;
+mod contest;
 mod dns_config;
+mod health;
 mod hostinfo;
 pub mod http;
 mod ipam;
@@ -20,6 +22,7 @@ mod register;
 mod routes;
 pub mod service;
 mod session;
+mod sources;
 mod state;
 mod strangers;
 #[cfg(test)]
@@ -27,4 +30,5 @@ mod tests;
 mod timers;
 mod types;
 mod views;
+mod wall;
 mod websocket;

@@ -11,7 +11,9 @@ use arc_swap::ArcSwap;
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, watch};
 
+use super::health::Health;
 use super::presence::Hub;
+use super::sources::Sources;
 use super::state::{Draft, Tailnet};
 use super::timers;
 use crate::clock::{Now, Rng};
@@ -40,9 +42,18 @@ pub(super) struct Shared {
     pub(super) net: ArcSwap<Tailnet>,
     pub(super) hub: Arc<Hub>,
     pub(super) store: Store,
+    pub(super) health: Arc<Health>,
+    pub(super) sources: Sources,
     pub(super) hook: RwLock<Option<RevokedHook>>,
     /// Counts publications in which waiting logins changed; follow-ups wait on it.
     pub(super) logins: watch::Sender<u64>,
+}
+
+impl Shared {
+    /// The moment, by the clock as it is believed.
+    pub(super) fn now(&self) -> Now {
+        self.health.now()
+    }
 }
 
 /// The owner's own state.
@@ -57,6 +68,8 @@ pub(super) struct Owner {
 impl Owner {
     /// Runs until all handles are gone or shutdown is said.
     pub(super) async fn run(mut self, mut end: watch::Receiver<bool>) {
+        // Whatever ends this task before its last line is a fault that ends the server.
+        let fuse = self.shared.health.fuse("owner of the state");
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut ticks = 0_u32;
@@ -81,45 +94,71 @@ impl Owner {
         }
         self.round(vec![Box::new(everybody_leaves)], false).await;
         self.flush().await;
+        fuse.defuse();
     }
 
     async fn round(&mut self, commands: Vec<Command>, timers_due: bool) {
-        let now = Now::read();
+        let now = self.shared.now();
         let net = Tailnet::clone(&self.shared.net.load());
         let mut draft = Draft::new(net, now, self.rng.fork());
         let mut replies = Vec::with_capacity(commands.len());
         let presence = self.shared.hub.due(now.mono);
+        let own = commands.is_empty();
         let done = std::panic::catch_unwind(AssertUnwindSafe(|| {
             for command in commands {
-                draft.now = Now::read();
+                draft.now = self.shared.now();
                 replies.push(command(&mut draft));
             }
-            draft.now = Now::read();
+            draft.now = self.shared.now();
             if timers_due {
                 timers::tick(&mut draft, self.started.wall);
             }
             for (id, online) in &presence {
                 draft.set_online(*id, *online);
             }
-            draft.finish();
-        }));
-        let verdict = match done {
-            Ok(()) if draft.writes.is_empty() => Ok(()),
-            Ok(()) => {
-                let writes = std::mem::take(&mut draft.writes);
-                self.shared.store.commit(writes).await.map_err(|e| e.to_string())
+            if !draft.heavy() {
+                draft.finish();
             }
-            Err(_) => Err("an internal fault; the log has the details".to_owned()),
+        }));
+        let done = match done {
+            Ok(()) if draft.heavy() => {
+                // A compilation can take long; the reactor's thread is not held for it.
+                let finished = tokio::task::spawn_blocking(move || {
+                    draft.finish();
+                    draft
+                });
+                finished.await.map_err(|e| e.try_into_panic().unwrap_or_else(|_| Box::new("stopped")))
+            }
+            Ok(()) => Ok(draft),
+            Err(panic) => Err(panic),
         };
-        match &verdict {
-            Ok(()) => self.publish(draft),
-            Err(error) => {
-                tracing::error!(%error, commands = replies.len(), "a round of changes was dropped");
+        let (verdict, draft) = match done {
+            Ok(draft) if draft.writes.is_empty() => (Ok(()), Some(draft)),
+            Ok(mut draft) => {
+                let writes = std::mem::take(&mut draft.writes);
+                let done = self.shared.store.commit(writes).await.map_err(|e| e.to_string());
+                self.shared.health.disk(done.as_ref().err().map(String::as_str));
+                (done, Some(draft))
+            }
+            // Nobody asked for anything: it would come again every second, unseen.
+            Err(panic) if own => std::panic::resume_unwind(panic),
+            Err(_) => (Err("an internal fault; the log has the details".to_owned()), None),
+        };
+        let dropped = verdict.is_err() && !presence.is_empty();
+        match (&verdict, draft) {
+            (Ok(()), Some(draft)) => self.publish(draft),
+            (Ok(()), None) => {}
+            (Err(error), _) => {
+                tracing::debug!(%error, commands = replies.len(), "a round of changes was dropped");
                 self.shared.hub.mark(presence.iter().map(|(id, _)| *id));
             }
         }
         for reply in replies {
             reply(verdict.clone());
+        }
+        if dropped {
+            // Who came and went needs no disk: others learn of it all the same.
+            Box::pin(self.round(Vec::new(), false)).await;
         }
     }
 
@@ -151,10 +190,12 @@ impl Owner {
         let rows = self.lagging.iter().filter_map(|id| net.nodes.get(id));
         let writes: Vec<Write> = rows.map(|n| Write::PutNode(Arc::clone(n))).collect();
         match self.shared.store.commit(writes).await {
-            Ok(()) => self.lagging.clear(),
-            Err(error) => {
-                tracing::warn!(%error, "endpoints and last-seen times wait to be written")
+            Ok(()) => {
+                self.lagging.clear();
+                self.shared.health.disk(None);
             }
+            // Endpoints and last-seen times wait to be written.
+            Err(error) => self.shared.health.disk(Some(&error.to_string())),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::state::{Draft, Tailnet};
 use super::types::{AdminError, PolicyOutcome};
-use crate::acl::{Policy, diff};
+use crate::acl::{Compiled, Policy, diff};
 use crate::model::PolicyVersion;
 
 /// Shown changes per kind; the whole counts stand beside them.
@@ -32,38 +32,55 @@ pub(super) fn parse(text: &str) -> Result<Policy, AdminError> {
     Policy::parse(text).map_err(AdminError::Policy)
 }
 
-/// What `policy` would change.
+/// A policy compared with what is in force, away from the owner: comparing may take seconds.
+pub(super) struct Prepared {
+    text: String,
+    policy: Policy,
+    compiled: Compiled,
+    /// What it changes.
+    pub(super) outcome: PolicyOutcome,
+    /// For this world.
+    epoch: u64,
+}
+
+/// Compiles `policy` and finds out what it would change.
 #[must_use]
-pub(super) fn check(net: &Tailnet, policy: &Policy) -> PolicyOutcome {
+pub(super) fn prepare(net: &Tailnet, text: String, policy: Policy) -> Prepared {
     let world = net.world();
     let compiled = policy.compile(&world);
-    PolicyOutcome {
+    let outcome = PolicyOutcome {
         version: net.policy_version.version,
         diff: diff(&net.compiled, &compiled, &world, SHOWN),
         warnings: policy.warnings(&world),
         applied: false,
-    }
+    };
+    Prepared { text, policy, compiled, outcome, epoch: net.epoch }
 }
 
-/// Puts `policy` in force.
+/// Puts a prepared policy in force. `None`: it was prepared against another policy, or for other
+/// devices and users than there are now; prepare it again. With `stale` the latter is accepted, and the
+/// owner compiles.
 ///
 /// # Errors
 /// When another was stored meanwhile, or it takes access away and was not confirmed.
 pub(super) fn set(
     draft: &mut Draft,
     by: &str,
-    text: String,
-    policy: Policy,
+    prepared: Prepared,
     confirmed: bool,
     expect: Option<u64>,
-) -> Result<PolicyOutcome, AdminError> {
+    stale: bool,
+) -> Result<Option<PolicyOutcome>, AdminError> {
     let current = draft.net.policy_version.version;
     if expect.is_some_and(|v| v != current) {
         return Err(AdminError::Conflict(format!(
             "the policy was changed meanwhile: version {current} is in force; look at it and try again"
         )));
     }
-    let mut outcome = check(&draft.net, &policy);
+    let Prepared { text, policy, compiled, mut outcome, epoch } = prepared;
+    if outcome.version != current || (draft.moved_on(epoch) && !stale) {
+        return Ok(None);
+    }
     if outcome.diff.lost_total > 0 && !confirmed {
         return Err(AdminError::NeedsConfirmation(Box::new(outcome.diff)));
     }
@@ -71,6 +88,6 @@ pub(super) fn set(
     outcome.applied = true;
     let version =
         PolicyVersion { version: current + 1, text, author: by.to_owned(), created: draft.now.wall };
-    draft.put_policy(version, policy);
-    Ok(outcome)
+    draft.put_policy(version, policy, compiled, epoch);
+    Ok(Some(outcome))
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::change::Change;
+use super::contest::Contest;
 use super::state::Tailnet;
 use crate::keys::NodeId;
 
@@ -55,6 +56,18 @@ struct Entry {
     slot: Arc<Slot>,
     /// When the grace ends, once no session is left.
     until: Option<Instant>,
+    /// Streams that pushed each other out.
+    contest: Contest,
+    /// Counts moments at which the last session ended.
+    freed: watch::Sender<u64>,
+}
+
+/// Why a stream has to wait for its turn: two machines with one identity contest it.
+pub(super) struct Wait {
+    /// Its turn comes at the latest then.
+    pub(super) until: Instant,
+    /// Changes when the other stream ended by itself.
+    pub(super) freed: watch::Receiver<u64>,
 }
 
 #[derive(Default)]
@@ -96,6 +109,7 @@ impl Drop for Guard {
             entry.sessions.remove(&self.session);
             if entry.sessions.is_empty() {
                 entry.until = Some((self.clock)() + GRACE);
+                entry.freed.send_modify(|n| *n = n.wrapping_add(1));
             }
         }
         drop(inner);
@@ -105,9 +119,24 @@ impl Drop for Guard {
 
 impl Hub {
     /// A stream begins; an older one of the same node is told to end.
-    pub(super) fn connect(self: &Arc<Self>, node: NodeId, clock: fn() -> Instant) -> Guard {
+    ///
+    /// # Errors
+    /// When streams of this node keep pushing each other out: the newest wins only now and then.
+    pub(super) fn connect(self: &Arc<Self>, node: NodeId, clock: fn() -> Instant) -> Result<Guard, Wait> {
         let slot = Arc::new(Slot::default());
         let mut inner = self.inner.lock();
+        if let Some(entry) = inner.entries.get_mut(&node)
+            && !entry.sessions.is_empty()
+        {
+            let calm = !entry.contest.on();
+            let verdict = entry.contest.replace(clock());
+            if calm && entry.contest.on() {
+                tracing::warn!(%node, "two machines use this device's identity at once (a cloned disk?); the newest stream wins every 30 s only");
+            }
+            if let Err(until) = verdict {
+                return Err(Wait { until, freed: entry.freed.subscribe() });
+            }
+        }
         inner.next += 1;
         let session = inner.next;
         inner.dirty.insert(node);
@@ -115,6 +144,8 @@ impl Hub {
             sessions: BTreeSet::new(),
             slot: Arc::clone(&slot),
             until: None,
+            contest: Contest::default(),
+            freed: watch::Sender::new(0),
         });
         if !Arc::ptr_eq(&entry.slot, &slot) {
             let old = std::mem::replace(&mut entry.slot, Arc::clone(&slot));
@@ -125,7 +156,21 @@ impl Hub {
         entry.until = None;
         drop(inner);
         self.wake.notify_one();
-        Guard { hub: Arc::clone(self), node, session, slot, clock }
+        Ok(Guard { hub: Arc::clone(self), node, session, slot, clock })
+    }
+
+    /// Nodes whose identity several machines use at once.
+    pub(super) fn contested(&self, now: Instant) -> Vec<NodeId> {
+        let mut inner = self.inner.lock();
+        let entries = inner.entries.iter_mut();
+        let mut out: Vec<NodeId> = entries
+            .filter_map(|(id, e)| {
+                e.contest.calm_down(now);
+                e.contest.on().then_some(*id)
+            })
+            .collect();
+        out.sort_unstable();
+        out
     }
 
     /// Nodes whose presence may differ from what was published, with how it is now.
@@ -180,11 +225,33 @@ mod tests {
         Now::read().mono
     }
 
+    fn connect(hub: &Arc<Hub>) -> Guard {
+        hub.connect(NodeId(1), clock).ok().unwrap()
+    }
+
+    #[tokio::test]
+    async fn machines_that_contest_an_identity_take_turns_and_the_last_one_is_let_in_at_once() {
+        let hub = Arc::new(Hub::default());
+        let mut held = vec![connect(&hub)];
+        let wait = loop {
+            match hub.connect(NodeId(1), clock) {
+                Ok(guard) => held.push(guard),
+                Err(wait) => break wait,
+            }
+            assert!(held.len() < 100, "they never slow down");
+        };
+        assert_eq!(hub.contested(clock()), [NodeId(1)]);
+        let mut freed = wait.freed;
+        held.clear();
+        freed.changed().await.unwrap();
+        assert!(hub.connect(NodeId(1), clock).is_ok());
+    }
+
     #[test]
     fn an_old_stream_that_ends_late_does_not_take_the_new_one_down() {
         let hub = Arc::new(Hub::default());
-        let old = hub.connect(NodeId(1), clock);
-        let new = hub.connect(NodeId(1), clock);
+        let old = connect(&hub);
+        let new = connect(&hub);
         assert_eq!(hub.due(clock()), [(NodeId(1), true)]);
         drop(old);
         assert!(hub.due(clock() + 2 * GRACE).is_empty());
@@ -197,8 +264,8 @@ mod tests {
     #[test]
     fn coming_back_within_the_grace_is_never_offline() {
         let hub = Arc::new(Hub::default());
-        drop(hub.connect(NodeId(1), clock));
-        let again = hub.connect(NodeId(1), clock);
+        drop(connect(&hub));
+        let again = connect(&hub);
         assert_eq!(hub.due(clock() + 2 * GRACE), [(NodeId(1), true)]);
         drop(again);
     }
@@ -206,7 +273,7 @@ mod tests {
     #[test]
     fn a_dropped_draft_hears_of_presence_again() {
         let hub = Arc::new(Hub::default());
-        let held = hub.connect(NodeId(1), clock);
+        let held = connect(&hub);
         let due = hub.due(clock());
         hub.mark(due.iter().map(|(id, _)| *id));
         assert_eq!(hub.due(clock()), due);

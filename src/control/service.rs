@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use super::health::Health;
 use super::owner::{self, Owner, RevokedHook, Shared};
 use super::presence::Hub;
 use super::state::{Draft, Tailnet};
@@ -32,6 +33,8 @@ use crate::store::Store;
 const MAX_CONNECTIONS: usize = 20_000;
 /// Request bodies over the common size that are held at the same time.
 const LARGE_BODIES: usize = 32;
+/// So often a policy is compared anew because devices came or went meanwhile.
+const POLICY_TRIES: u32 = 3;
 /// How long open connections may take to end at shutdown before they are cut.
 const LAST_CALL: Duration = Duration::from_secs(2);
 
@@ -95,7 +98,16 @@ impl Control {
             ),
         };
         let net = Tailnet::new(stored, parsed, version, settings, now);
+        let health = Arc::new(Health::default());
+        let closed = health.fuse("database writer");
+        store.when_ended(Box::new(move |well| {
+            if well {
+                closed.defuse()
+            }
+        }));
         let shared = Arc::new(Shared {
+            health,
+            sources: super::sources::Sources::default(),
             net: ArcSwap::from_pointee(net),
             hub: Arc::new(Hub::default()),
             store,
@@ -141,7 +153,7 @@ impl Control {
     #[must_use]
     pub fn knows_node(&self, key: &NodePublic) -> bool {
         let net = self.net();
-        net.by_key(key).is_some_and(|n| !n.expired(Now::read().wall))
+        net.by_key(key).is_some_and(|n| !n.expired(self.now().wall))
     }
 
     /// Replaces the settings and tells clients what changed.
@@ -241,7 +253,7 @@ impl Control {
     /// All pre-auth keys, newest first.
     #[must_use]
     pub fn auth_keys(&self) -> Vec<AuthKeyView> {
-        let (net, now) = (self.net(), Now::read().wall);
+        let (net, now) = (self.net(), self.now().wall);
         let keys = net.keys.values().rev();
         keys.map(|k| views::auth_key(&net, k, now)).collect()
     }
@@ -282,7 +294,7 @@ impl Control {
     /// All nodes in order of id.
     #[must_use]
     pub fn nodes(&self) -> Vec<NodeView> {
-        let (net, now) = (self.net(), Now::read().wall);
+        let (net, now) = (self.net(), self.now().wall);
         net.nodes.values().map(|n| views::node(&net, n, now)).collect()
     }
 
@@ -293,7 +305,7 @@ impl Control {
     pub fn node(&self, node: &str) -> Result<NodeView, AdminError> {
         let net = self.net();
         let node = views::find_node(&net, node)?;
-        Ok(views::node(&net, &node, Now::read().wall))
+        Ok(views::node(&net, &node, self.now().wall))
     }
 
     /// Gives a node a name.
@@ -382,7 +394,7 @@ impl Control {
     /// Waiting logins, oldest first.
     #[must_use]
     pub fn logins(&self) -> Vec<LoginView> {
-        let (net, now) = (self.net(), Now::read().wall);
+        let (net, now) = (self.net(), self.now().wall);
         let mut logins: Vec<LoginView> =
             net.logins.values().filter(|l| l.expires > now).map(|l| views::login(l)).collect();
         logins.sort_by_key(|l| l.created);
@@ -449,7 +461,7 @@ impl Control {
         let text = text.to_owned();
         let checked = tokio::task::spawn_blocking(move || {
             let parsed = policy::parse(&text)?;
-            Ok(policy::check(&net, &parsed))
+            Ok(policy::prepare(&net, text, parsed).outcome)
         });
         checked.await.unwrap_or_else(|e| Err(AdminError::Internal(e.to_string())))
     }
@@ -466,14 +478,30 @@ impl Control {
         confirmed: bool,
         expect: Option<u64>,
     ) -> Result<PolicyOutcome, AdminError> {
-        let parsed = policy::parse(text)?;
-        let (by, text) = (by.0.clone(), text.to_owned());
-        self.run(move |draft| {
-            let outcome = policy::set(draft, &by, text, parsed, confirmed, expect)?;
-            tracing::info!(%by, version = outcome.version, "policy stored");
-            Ok(outcome)
-        })
-        .await
+        for tries in 1.. {
+            // Reading, compiling and comparing may take seconds; the owner goes on meanwhile.
+            let (net, text) = (self.net(), text.to_owned());
+            let prepared = tokio::task::spawn_blocking(move || {
+                let parsed = policy::parse(&text)?;
+                Ok(policy::prepare(&net, text, parsed))
+            });
+            let prepared = prepared.await.unwrap_or_else(|e| Err(AdminError::Internal(e.to_string())))?;
+            let (by, stale) = (by.0.clone(), tries >= POLICY_TRIES);
+            let done = self.run(move |draft| {
+                let outcome = policy::set(draft, &by, prepared, confirmed, expect, stale)?;
+                if let Some(outcome) = &outcome {
+                    tracing::info!(%by, version = outcome.version, "policy stored");
+                }
+                Ok(outcome)
+            });
+            if let Some(outcome) = done.await? {
+                return Ok(outcome);
+            }
+            if tries >= 2 * POLICY_TRIES {
+                break;
+            }
+        }
+        Err(AdminError::Conflict("the policy keeps being changed by somebody else; try again".into()))
     }
 
     /// A small durable table for the console's sessions and one-time tokens: stores `value` under
@@ -489,7 +517,7 @@ impl Control {
         expires: DateTime<Utc>,
     ) -> Result<(), AdminError> {
         let store = &self.inner.shared.store;
-        let done = store.put_secret(kind, hash, value, expires, Now::read().wall);
+        let done = store.put_secret(kind, hash, value, expires, self.now().wall);
         done.await.map_err(|e| AdminError::Internal(e.to_string()))
     }
 
@@ -499,7 +527,7 @@ impl Control {
     /// When the disk fails.
     pub async fn secret(&self, kind: &str, hash: [u8; 32]) -> Result<Option<String>, AdminError> {
         let store = &self.inner.shared.store;
-        let found = store.secret(kind, hash, false, Now::read().wall);
+        let found = store.secret(kind, hash, false, self.now().wall);
         found.await.map_err(|e| AdminError::Internal(e.to_string()))
     }
 
@@ -509,7 +537,7 @@ impl Control {
     /// When the disk fails.
     pub async fn take_secret(&self, kind: &str, hash: [u8; 32]) -> Result<Option<String>, AdminError> {
         let store = &self.inner.shared.store;
-        let found = store.secret(kind, hash, true, Now::read().wall);
+        let found = store.secret(kind, hash, true, self.now().wall);
         found.await.map_err(|e| AdminError::Internal(e.to_string()))
     }
 }
@@ -519,6 +547,13 @@ impl Control {
     /// The state as published last.
     pub(super) fn net(&self) -> Arc<Tailnet> {
         self.inner.shared.net.load_full()
+    }
+
+    /// Has the owner break in an answer.
+    #[cfg(test)]
+    pub(super) async fn break_owner(&self) {
+        let command: owner::Command = Box::new(|_| Box::new(|_| panic!("a fault of ours")));
+        self.inner.commands.send(command).await.ok().unwrap();
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -567,7 +602,11 @@ impl Control {
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Option<()> {
         let permit = Arc::clone(&self.inner.connections).try_acquire_owned().ok()?;
         let mut tasks = self.inner.tasks.lock();
-        while tasks.try_join_next().is_some() {}
+        while let Some(ended) = tasks.try_join_next() {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a connection ended by a fault of ours");
+            }
+        }
         tasks.spawn(async move {
             task.await;
             drop(permit);

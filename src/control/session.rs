@@ -66,9 +66,9 @@ fn encode(message: &MapResponse, compress: bool) -> Option<Bytes> {
 /// Builds a first message away from the reactor, as many at a time as there are processors.
 async fn first(control: &Control, me: NodeId, compress: bool) -> Option<(Bytes, Sent)> {
     let _permit = control.maps().acquire().await.ok()?;
-    let net = control.net();
+    let (net, now) = (control.net(), control.now());
     let built = tokio::task::spawn_blocking(move || {
-        let (message, sent) = mapper::full(&net, me, Now::read().wall)?;
+        let (message, sent) = mapper::full(&net, me, now.wall)?;
         Some((encode(&message, compress)?, sent))
     });
     built.await.ok()?
@@ -77,6 +77,23 @@ async fn first(control: &Control, me: NodeId, compress: bool) -> Option<(Bytes, 
 /// A single whole map, for the one-shot form of the request.
 pub(super) async fn once(control: &Control, me: NodeId, compress: bool) -> Option<Bytes> {
     Some(first(control, me, compress).await?.0)
+}
+
+/// The node's place, when its turn has come; `None` when the server stops before.
+async fn turn(control: &Control, me: NodeId) -> Option<Guard> {
+    let mut stop = control.stopping();
+    loop {
+        let wait = match control.shared().hub.connect(me, || Now::read().mono) {
+            Ok(guard) => return Some(guard),
+            Err(wait) => wait,
+        };
+        let mut freed = wait.freed;
+        tokio::select! {
+            _ = stop.wait_for(|s| *s) => return None,
+            _ = freed.changed() => {}
+            () = tokio::time::sleep_until(wait.until.into()) => {}
+        }
+    }
 }
 
 /// An open stream.
@@ -103,8 +120,9 @@ impl Session {
     ) -> Result<Self, StartError> {
         let me = nodes::find(&control.net(), machine, &key)?.id;
         // Listening begins before the snapshot is read, so that nothing falls between.
-        let hub = &control.shared().hub;
-        let guard = hub.connect(me, || Now::read().mono);
+        let guard = turn(control, me).await.ok_or(StartError::Failed)?;
+        // While it waited the node may have gone.
+        nodes::find(&control.net(), machine, &key)?;
         let (bytes, sent) = first(control, me, compress).await.ok_or(StartError::Failed)?;
         let mut session = Self {
             control: control.clone(),
@@ -158,7 +176,7 @@ impl Session {
                 change.merge(&self.guard.slot().take());
             }
             let net = self.control.net();
-            let message = match mapper::delta(&mut self.sent, &net, &change, Now::read().wall) {
+            let message = match mapper::delta(&mut self.sent, &net, &change, self.control.now().wall) {
                 Delta::Nothing => continue,
                 Delta::Message(message) => message,
                 Delta::Last(message) => {

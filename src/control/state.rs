@@ -49,6 +49,8 @@ pub(super) struct Tailnet {
     pub(super) compiled: Arc<Compiled>,
     /// What config says.
     pub(super) settings: Arc<Settings>,
+    /// Counts changes of what the policy is resolved against.
+    pub(super) epoch: u64,
     ledger: Ledger,
     last_user: u64,
     last_node: u64,
@@ -86,6 +88,7 @@ impl Tailnet {
             policy: Arc::new(policy),
             compiled,
             settings: Arc::new(settings),
+            epoch: 0,
             ledger: Ledger::new(stored.addresses),
             last_user: stored.last_user,
             last_node: stored.last_node,
@@ -119,13 +122,13 @@ impl Tailnet {
         self.nodes.get(self.by_key.get(key)?)
     }
 
-    /// A user by id or login name.
+    /// A user by id or login name; a number is always an id.
     #[must_use]
     pub(super) fn user(&self, text: &str) -> Option<&Arc<User>> {
-        self.users.values().find(|u| u.name == text).or_else(|| {
-            let id = text.parse().ok()?;
-            self.users.get(&id)
-        })
+        match text.parse() {
+            Ok(id) => self.users.get(&id),
+            Err(_) => self.users.values().find(|u| u.name == text),
+        }
     }
 
     /// Whether a node counts as online for others.
@@ -314,13 +317,31 @@ impl Draft {
         Some(login)
     }
 
-    /// Puts a policy in force.
-    pub(super) fn put_policy(&mut self, version: PolicyVersion, policy: Policy) {
+    /// Puts a policy in force, compiled by the caller for `epoch`.
+    pub(super) fn put_policy(
+        &mut self,
+        version: PolicyVersion,
+        policy: Policy,
+        compiled: Compiled,
+        epoch: u64,
+    ) {
         let version = Arc::new(version);
         self.writes.push(Write::PutPolicy(Arc::clone(&version)));
         self.net.policy_version = version;
         self.net.policy = Arc::new(policy);
-        self.world_changed = true;
+        self.world_changed |= self.net.epoch != epoch;
+        self.net.compiled = Arc::new(compiled);
+        self.change.access = true;
+    }
+
+    /// Whether the policy resolves to something else than for `epoch`.
+    pub(super) fn moved_on(&self, epoch: u64) -> bool {
+        self.world_changed || self.net.epoch != epoch
+    }
+
+    /// Whether ending the round takes long: a compilation.
+    pub(super) fn heavy(&self) -> bool {
+        self.world_changed
     }
 
     /// Notes presence.
@@ -347,6 +368,7 @@ impl Draft {
         if self.world_changed {
             let compiled = self.net.policy.compile(&self.net.world());
             self.net.compiled = Arc::new(compiled);
+            self.net.epoch += 1;
             self.change.access = true;
             self.world_changed = false;
         }

@@ -105,7 +105,7 @@ pub(super) fn stats(net: &Tailnet) -> ControlStats {
     }
 }
 
-/// A node by id, label, full name or address.
+/// A node by id, address, label or full name. What a device calls itself never hides an id.
 ///
 /// # Errors
 /// When there is none.
@@ -119,8 +119,11 @@ pub(super) fn find_node(net: &Tailnet, text: &str) -> Result<std::sync::Arc<Node
         let node = net.nodes.values().find(|n| ip == n.ipv4 || ip == n.ipv6)?;
         Some(node.id)
     };
-    let by_id = || wanted.parse::<NodeId>().ok();
-    by_name().or_else(by_address).or_else(by_id).and_then(|id| net.nodes.get(&id)).cloned().ok_or_else(|| {
+    let found = match wanted.parse::<NodeId>() {
+        Ok(id) => Some(id),
+        Err(_) => by_address().or_else(by_name),
+    };
+    found.and_then(|id| net.nodes.get(&id)).cloned().ok_or_else(|| {
         AdminError::NotFound(format!(
             "there is no device {text:?}; `tsd nodes list` shows all (id, name or address will do)"
         ))

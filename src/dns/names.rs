@@ -9,7 +9,8 @@ const MAX_LABEL: usize = 63;
 const NAMELESS: &str = "node";
 
 /// Makes a DNS label of a hostname: lower case, `[a-z0-9-]`, no dash at either end, at most 63
-/// bytes; the part before the first dot; `node` when nothing is left. `localhost` is nobody's name.
+/// bytes; the part before the first dot; `node` when nothing is left. `localhost` is nobody's name, and
+/// digits alone would pass for an id: they get `node-` before them.
 #[must_use]
 pub fn sanitize_label(hostname: &str) -> String {
     let first = hostname.trim().split('.').next().unwrap_or_default();
@@ -28,6 +29,10 @@ pub fn sanitize_label(hostname: &str) -> String {
     let label = label.trim_matches('-');
     if label.is_empty() || label == "localhost" {
         return NAMELESS.to_owned();
+    }
+    if label.bytes().all(|b| b.is_ascii_digit()) {
+        let digits = label.get(..label.len().min(MAX_LABEL - NAMELESS.len() - 1)).unwrap_or_default();
+        return format!("{NAMELESS}-{digits}");
     }
     label.to_owned()
 }
@@ -77,6 +82,9 @@ mod tests {
             ("../../etc", "node"),
             ("<script>", "script"),
             ("nul\0byte", "nul-byte"),
+            ("7", "node-7"),
+            ("-007-", "node-007"),
+            ("7a", "7a"),
             (&long, &long[..63]),
         ] {
             assert_eq!(sanitize_label(hostname), label, "{hostname:?}");
@@ -100,6 +108,7 @@ mod tests {
             prop_assert!((1..=63).contains(&label.len()));
             prop_assert!(label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
             prop_assert!(!label.starts_with('-') && !label.ends_with('-'));
+            prop_assert!(label.bytes().any(|b| !b.is_ascii_digit()), "no label passes for an id");
             prop_assert_eq!(sanitize_label(&label), label.clone());
             let other = unique_label(&label, &|l| l == label);
             prop_assert!(other.len() <= 63 && other != label);

@@ -32,12 +32,8 @@ pub(super) async fn run(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            Some(ended) = connections.join_next() => {
-                if ended.is_err_and(|e| e.is_panic()) {
-                    router.counters.panics.fetch_add(1, Ordering::Relaxed);
-                }
-                continue;
-            }
+            // A panic in one ends that one; the process's hook has counted and logged it.
+            Some(_) = connections.join_next() => continue,
             () = stopped(&mut stop) => break,
         };
         match accepted {

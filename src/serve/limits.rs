@@ -34,6 +34,8 @@ pub(super) const TCP_USER_TIMEOUT: Duration = Duration::from_secs(15);
 pub(super) const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 /// How long the accept loop rests when file descriptors run out.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// Between looks at the certificate of a running server; far below every margin of `cert`.
+pub(super) const RENEWAL: Duration = Duration::from_secs(12 * 3600);
 /// From the first SIGTERM to the end.
 pub(super) const STOP_DEADLINE: Duration = Duration::from_secs(5);
 

@@ -71,7 +71,7 @@ impl Metrics {
             ("accept_errors", "Failed accepts, mostly for want of file descriptors", load(&c.accept_errors)),
             ("tls_handshake_failures", "Failed TLS handshakes", load(&c.tls_failures)),
             ("connection_timeouts", "Connections that said nothing in time", load(&c.timeouts)),
-            ("connection_panics", "Connections that ended in a fault of ours", load(&c.panics)),
+            ("panics", "Faults of ours that ended a connection or a part", super::process::panics()),
         ];
         for (name, help, value) in counters {
             registry.register(name, help, ConstCounter::new(value));

@@ -133,6 +133,22 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_shows_this_page() {
+        let page = Page {
+            url: "http://203.0.113.10:8080".into(),
+            url_source: UrlSource::Guessed(Reach::Public),
+            fingerprint: Some("…".into()),
+            first: Some(FirstStart {
+                auth_key: "tskey-auth-…".into(),
+                console_link: "https://203.0.113.10/login?token=…".into(),
+            }),
+            ..page(0, true)
+        };
+        let readme = include_str!("../../README.md");
+        assert!(readme.contains(&format!("```text\n{}```", page.render())), "{}", page.render());
+    }
+
+    #[test]
     fn secrets_stand_on_the_first_page_only() {
         let first = page(1, true).render();
         assert!(first.contains(

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -41,8 +42,21 @@ pub(super) struct Counters {
     pub tls_failures: AtomicU64,
     /// Connections that said nothing in time.
     pub timeouts: AtomicU64,
-    /// Connections that ended in a fault of ours.
-    pub panics: AtomicU64,
+}
+
+/// What the doors go by; replaced whole by a reload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Facing {
+    /// Who may read the figures.
+    pub metrics: MetricsPolicy,
+    /// Proxies whose word counts.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether the relay is on.
+    pub relay: bool,
+    /// The name that is us, for pages on loopback.
+    pub host: String,
+    /// Where the console is opened: `https://host[:port]`, without TLS `http://127.0.0.1:port`.
+    pub console: String,
 }
 
 /// Hands requests to rooms.
@@ -55,16 +69,8 @@ pub(super) struct Router {
     pub ui: Ui,
     /// Figures.
     pub metrics: Metrics,
-    /// Who may read them.
-    pub metrics_policy: MetricsPolicy,
-    /// Proxies whose word counts.
-    pub trusted_proxies: Vec<IpNet>,
-    /// Where a plain request to the console is sent: `https://host[:port]`.
-    pub tls_url: Option<String>,
-    /// Host names that are us, for pages on loopback.
-    pub host: String,
-    /// Whether the relay is on.
-    pub relay: bool,
+    /// What a reload may change.
+    pub facing: Arc<ArcSwap<Facing>>,
     /// Front-door counters.
     pub counters: Arc<Counters>,
     /// Connections now.
@@ -74,23 +80,24 @@ pub(super) struct Router {
 impl Router {
     /// Answers one request; never hangs.
     pub(super) async fn answer(&self, request: Request<Incoming>, origin: Origin) -> Response<Full<Bytes>> {
-        let client = client_of(request.headers(), origin, &self.trusted_proxies);
+        let facing = self.facing.load();
+        let client = client_of(request.headers(), origin, &facing.trusted_proxies);
         let path = request.uri().path();
         let get = request.method() == Method::GET || request.method() == Method::HEAD;
         match path {
             "/key" | "/ts2021" => crate::control::http::handle(&self.control, request, client.remote),
             "/healthz" if get => self.health(),
-            "/metrics" if get => self.show_metrics(request.headers(), client),
+            "/metrics" if get => self.show_metrics(client, request.headers(), &facing),
             "/robots.txt" if get => text(StatusCode::OK, "User-agent: *\nDisallow: /\n"),
             "/generate_204" => self.derp.http(request, client.remote),
             _ if path == "/derp" || path.starts_with("/derp/") => {
-                if self.relay {
+                if facing.relay {
                     self.derp.http(request, client.remote)
                 } else {
                     text(StatusCode::NOT_FOUND, "the relay of this server is off\n")
                 }
             }
-            _ if Ui::owns(path) => self.console(request, client).await,
+            _ if Ui::owns(path) => self.console(request, client, &facing).await,
             _ => text(StatusCode::NOT_FOUND, "there is nothing here\n"),
         }
     }
@@ -104,16 +111,19 @@ impl Router {
         response
     }
 
-    fn show_metrics(&self, headers: &HeaderMap, client: Client) -> Response<Full<Bytes>> {
-        let allowed = match self.metrics_policy {
+    fn show_metrics(&self, client: Client, headers: &HeaderMap, facing: &Facing) -> Response<Full<Bytes>> {
+        let allowed = match facing.metrics {
             MetricsPolicy::Any => true,
-            // As with the console: a page in a browser here must not read them by a rebound name.
-            MetricsPolicy::Loopback => client.local && names_us(headers, &self.host),
+            MetricsPolicy::Loopback => client.local,
             MetricsPolicy::Off => false,
         };
         if !allowed {
             // As if it were not there: RELIABILITY.md row 96.
             return text(StatusCode::NOT_FOUND, "there is nothing here\n");
+        }
+        // As with the console: a page in a browser here must not read them by a rebound name.
+        if facing.metrics == MetricsPolicy::Loopback && !names_us(headers, &facing.host) {
+            return misdirected();
         }
         let mut response = text(StatusCode::OK, "");
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -122,17 +132,17 @@ impl Router {
         response
     }
 
-    async fn console(&self, request: Request<Incoming>, client: Client) -> Response<Full<Bytes>> {
-        // A page in a browser here may have its own name point at 127.0.0.1 (DNS rebinding): plain
-        // requests from this machine must name us.
-        if client.local && !client.tls && !names_us(request.headers(), &self.host) {
-            return text(
-                StatusCode::MISDIRECTED_REQUEST,
-                "this address is not known here; open the console as http://127.0.0.1 or by the server's URL\n",
-            );
+    async fn console(
+        &self,
+        request: Request<Incoming>,
+        client: Client,
+        facing: &Facing,
+    ) -> Response<Full<Bytes>> {
+        if client.local && !client.tls && !names_us(request.headers(), &facing.host) {
+            return misdirected();
         }
-        let info =
-            RequestInfo { remote: client.remote, secure: client.secure, tls_url: self.tls_url.clone() };
+        let tls_url = Some(facing.console.clone()).filter(|c| c.starts_with("https://"));
+        let info = RequestInfo { remote: client.remote, secure: client.secure, tls_url };
         match tokio::time::timeout(REQUEST_TIMEOUT, self.ui.handle(request, info)).await {
             Ok(response) => response,
             Err(_) => text(StatusCode::REQUEST_TIMEOUT, "the request took too long; try again\n"),
@@ -173,6 +183,15 @@ fn client_of(headers: &HeaderMap, origin: Origin, trusted: &[IpNet]) -> Client {
     let forwarded = ["x-forwarded-for", "forwarded", "x-real-ip"].iter().any(|h| headers.contains_key(*h));
     let local = origin.remote.ip().is_loopback() && !forwarded;
     Client { remote: origin.remote, tls: origin.tls, secure: origin.tls || local, local }
+}
+
+/// A page in a browser on this machine may have its own name point at 127.0.0.1 (DNS rebinding): what
+/// is open to this machine alone must be asked for by a name of ours.
+fn misdirected() -> Response<Full<Bytes>> {
+    text(
+        StatusCode::MISDIRECTED_REQUEST,
+        "this name is not known here; use http://127.0.0.1 or the server's URL\n",
+    )
 }
 
 fn names_us(headers: &HeaderMap, host: &str) -> bool {

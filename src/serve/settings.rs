@@ -14,6 +14,8 @@ pub(super) struct World {
     pub guessed: bool,
     /// The TLS listener's port; `None` when off.
     pub tls_port: Option<u16>,
+    /// The HTTP listener's port; `None` when off.
+    pub http_port: Option<u16>,
     /// The STUN listener's port; `None` when off.
     pub stun_port: Option<u16>,
     /// The certificate that clients pin; `None` when they need not.

@@ -36,6 +36,7 @@ pub(super) struct Live {
     stun: Arc<StunStats>,
     fixed: ArcSwap<Fixed>,
     reload_fault: Mutex<Option<String>>,
+    renewal_fault: Mutex<Option<String>>,
 }
 
 impl Live {
@@ -55,6 +56,7 @@ impl Live {
             stun,
             fixed: ArcSwap::from_pointee(fixed),
             reload_fault: Mutex::new(None),
+            renewal_fault: Mutex::new(None),
         }
     }
 
@@ -72,6 +74,11 @@ impl Live {
     /// Remembers why the last reload changed nothing, or that it worked.
     pub(super) fn set_reload_fault(&self, fault: Option<String>) {
         *self.reload_fault.lock() = fault;
+    }
+
+    /// Remembers why the certificate could not be renewed, or that it was.
+    pub(super) fn set_renewal_fault(&self, fault: Option<String>) {
+        *self.renewal_fault.lock() = fault;
     }
 
     /// Everything, for the admin socket.
@@ -105,6 +112,10 @@ impl StatusSource for Live {
         if let Some(fault) = self.reload_fault.lock().as_ref() {
             out.push(format!("the last reload changed nothing: {fault}"));
         }
+        if let Some(fault) = self.renewal_fault.lock().as_ref() {
+            out.push(format!("the certificate was not renewed: {fault}"));
+        }
+        out.extend(self.control.warnings());
         out
     }
 

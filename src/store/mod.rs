@@ -13,6 +13,7 @@ mod tests;
 mod writer;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, oneshot};
@@ -83,8 +84,17 @@ type Ack<T> = oneshot::Sender<Result<T, StoreError>>;
 enum Job {
     Commit(Vec<Write>, Ack<()>),
     PutSecret(Secret, Ack<()>),
-    Secret { kind: String, hash: [u8; 32], now: DateTime<Utc>, take: bool, ack: Ack<Option<String>> },
+    Secret {
+        kind: String,
+        hash: [u8; 32],
+        now: DateTime<Utc>,
+        take: bool,
+        ack: Ack<Option<String>>,
+    },
     History(Ack<Vec<PolicyVersion>>),
+    /// Something done to the connection by a test: a limit, a panic.
+    #[cfg(test)]
+    Test(Box<dyn FnOnce(&rusqlite::Connection) + Send>),
 }
 
 struct Secret {
@@ -99,6 +109,36 @@ struct Secret {
 pub struct Store {
     jobs: parking_lot::Mutex<Option<mpsc::Sender<Job>>>,
     thread: parking_lot::Mutex<Option<std::thread::JoinHandle<()>>>,
+    end: Arc<End>,
+}
+
+/// Called once when the writer ends: whether as it should.
+type Hook = Box<dyn FnOnce(bool) + Send>;
+
+/// How the writer ended, and who wants to hear of it.
+#[derive(Default)]
+struct End(parking_lot::Mutex<(Option<bool>, Option<Hook>)>);
+
+impl End {
+    fn tell(&self, well: bool) {
+        let hook = {
+            let mut end = self.0.lock();
+            end.0 = Some(well);
+            end.1.take()
+        };
+        if let Some(hook) = hook {
+            hook(well);
+        }
+    }
+}
+
+/// Lives on the writer's stack; told from its drop, so that a panic is heard of too.
+struct Ending(Arc<End>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.tell(!std::thread::panicking());
+    }
 }
 
 /// Jobs waiting for the writer; callers wait when it is full.
@@ -115,13 +155,41 @@ impl Store {
             .map_err(|e| StoreError::Damaged { file: opened.file.clone(), what: e.to_string() })?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         let file = opened.file.clone();
+        let end = Arc::new(End::default());
+        let ending = Ending(Arc::clone(&end));
         let thread = std::thread::Builder::new()
             .name("tsd-store".into())
-            .spawn(move || writer::run(opened, queue))
+            .spawn(move || {
+                let _ending = ending;
+                writer::run(opened, queue);
+            })
             .map_err(|e| StoreError::Failed { file, what: format!("no thread: {e}") })?;
-        let store =
-            Self { jobs: parking_lot::Mutex::new(Some(jobs)), thread: parking_lot::Mutex::new(Some(thread)) };
+        let store = Self {
+            jobs: parking_lot::Mutex::new(Some(jobs)),
+            thread: parking_lot::Mutex::new(Some(thread)),
+            end,
+        };
         Ok((store, stored))
+    }
+
+    /// Has `hook` called once when the writer ends, with whether it ended as it should; at once when it
+    /// has ended already.
+    pub fn when_ended(&self, hook: Box<dyn FnOnce(bool) + Send>) {
+        let mut end = self.end.0.lock();
+        match end.0 {
+            Some(well) => {
+                drop(end);
+                hook(well);
+            }
+            None => end.1 = Some(hook),
+        }
+    }
+
+    /// Does something to the connection, in the writer's turn.
+    #[cfg(test)]
+    pub(crate) async fn test(&self, job: impl FnOnce(&rusqlite::Connection) + Send + 'static) {
+        let jobs = self.jobs.lock().clone().unwrap();
+        jobs.send(Job::Test(Box::new(job))).await.ok().unwrap();
     }
 
     async fn ask<T>(&self, job: impl FnOnce(Ack<T>) -> Job) -> Result<T, StoreError> {

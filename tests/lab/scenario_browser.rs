@@ -8,10 +8,10 @@ use crate::server::Server;
 use crate::webdriver::Browser;
 use crate::world::{Host, Lab, eventually};
 
-const CONSOLE: &str = "https://203.0.113.10";
+pub const CONSOLE: &str = "https://203.0.113.10";
 
 /// Where screenshots go: looked at by people, kept when `TSD_SCREENSHOTS` names a directory.
-fn shots() -> PathBuf {
+pub fn shots() -> PathBuf {
     let dir = std::env::var_os("TSD_SCREENSHOTS")
         .map_or_else(|| std::env::temp_dir().join("tsd-screenshots"), PathBuf::from);
     std::fs::create_dir_all(&dir).unwrap();
@@ -21,7 +21,7 @@ fn shots() -> PathBuf {
 /// One browser at a time: three beside the lab starve each other on two cores.
 static BROWSER: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
-fn browse<T: Send + 'static>(
+pub fn browse<T: Send + 'static>(
     host: &Host,
     width: u32,
     work: impl FnOnce(&Browser) -> T + Send + 'static,
@@ -37,14 +37,14 @@ fn browse<T: Send + 'static>(
     .unwrap()
 }
 
-fn sign_in(browser: &Browser, link: &str) {
+pub fn sign_in(browser: &Browser, link: &str) {
     browser.goto(link).unwrap();
     let button = browser.button("Sign in to the console").unwrap();
     browser.follow(&button).unwrap();
     assert!(browser.find("nav").is_ok(), "{}", browser.page_text().unwrap());
 }
 
-fn link(server: &Server) -> String {
+pub fn link(server: &Server) -> String {
     let out = server.ok(&["console", "link"]);
     let at = out.find("https://").unwrap_or_else(|| panic!("{out}"));
     out.get(at..).unwrap().split_whitespace().next().unwrap().to_owned()

@@ -66,6 +66,68 @@ async fn users_and_names_are_checked() {
 }
 
 #[tokio::test]
+async fn a_device_cannot_take_the_id_of_another_for_its_name() {
+    let world = World::new().await;
+    let _a = world.joined(1, "a").await;
+    let thief = world.joined(2, "1").await;
+    thief.update("1", 2, json!({})).await;
+    assert_eq!(world.control.node("2").unwrap().name, "node-1");
+    assert_eq!(world.control.delete_node(&by(), "1").await.unwrap().name, "a");
+    // The id is nobody's now; the name must not answer for it.
+    assert!(matches!(world.control.delete_node(&by(), "1").await, Err(AdminError::NotFound(_))));
+    assert!(matches!(world.control.rename_node(&by(), "2", "7").await, Err(AdminError::Invalid(_))));
+    assert!(matches!(world.control.create_user(&by(), "1").await, Err(AdminError::Invalid(_))));
+    assert_eq!(world.control.rename_user(&by(), "1", "anna").await.unwrap().name, "anna");
+}
+
+#[tokio::test]
+async fn a_policy_is_compared_beside_other_changes_not_before_them() {
+    let world = World::new().await;
+    world.control.create_user(&by(), "bob").await.unwrap();
+    let many = world.control.run(|draft| {
+        (0..300_u32).for_each(|n| super::deltas::newcomer(draft, n as u8));
+        Ok(())
+    });
+    many.await.unwrap();
+    let rule = |n: usize| {
+        format!(
+            r#"{{"action": "accept", "src": ["100.64.0.{}"], "dst": ["100.64.1.{}:{n}"]}}"#,
+            n % 250,
+            n % 40
+        )
+    };
+    let rules: Vec<String> = (1..=600).map(rule).collect();
+    let text = format!(r#"{{"acls": [{}]}}"#, rules.join(","));
+    let control = world.control.clone();
+    let begun = std::time::Instant::now();
+    let set = tokio::spawn(async move { control.set_policy(&by(), &text, true, None).await });
+    // The world changes while the comparison runs, which has it made again, once.
+    tokio::task::yield_now().await;
+    world.control.rename_user(&by(), "bob", "rob").await.unwrap();
+    assert!(!set.is_finished(), "a small change waited for the large one");
+    println!("another change took {:?}", begun.elapsed());
+    let outcome = set.await.unwrap().unwrap();
+    println!("the policy took {:?}", begun.elapsed());
+    assert!(outcome.applied && outcome.diff.lost_total > 0);
+    let net = world.control.net();
+    assert_eq!(net.policy_version.version, 1);
+    let fresh = net.policy.compile(&net.world());
+    for id in net.nodes.keys() {
+        assert_eq!(net.compiled.filter_rules(*id), fresh.filter_rules(*id), "{id}");
+    }
+}
+
+#[tokio::test]
+async fn of_many_policies_at_once_each_gets_a_version_of_its_own() {
+    let world = World::new().await;
+    for n in 1..=100_u32 {
+        let text = format!(r#"{{"acls": [{{"action": "accept", "src": ["*"], "dst": ["*:{n}"]}}]}}"#);
+        assert_eq!(world.control.set_policy(&by(), &text, true, None).await.unwrap().version, u64::from(n));
+    }
+    assert_eq!(world.control.policy_history().await.unwrap().len(), 100);
+}
+
+#[tokio::test]
 async fn untagging_gives_a_node_back() {
     let world = World::new().await;
     let policy = r#"{"tagOwners": {"tag:web": ["alice@"]}, "acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}"#;

@@ -126,7 +126,8 @@ fn act(draft: &mut Draft, what: u8, node: u8, arg: u8) {
         }
         9 => {
             let text = POLICIES[arg as usize % POLICIES.len()];
-            let _ = policy::set(draft, "t", text.into(), Policy::parse(text).unwrap(), true, None);
+            let prepared = policy::prepare(&draft.net, text.into(), Policy::parse(text).unwrap());
+            policy::set(draft, "t", prepared, true, None, true).unwrap().expect("it is put in force");
         }
         10 => {
             let tags = [crate::model::Tag::parse("tag:t").unwrap()];
@@ -150,7 +151,7 @@ fn act(draft: &mut Draft, what: u8, node: u8, arg: u8) {
     }
 }
 
-fn newcomer(draft: &mut Draft, arg: u8) {
+pub(super) fn newcomer(draft: &mut Draft, arg: u8) {
     let key = draft.rng.bytes();
     let user = UserId(u64::from(arg % 2) + 1);
     let new = Newcomer {
@@ -169,7 +170,7 @@ fn newcomer(draft: &mut Draft, arg: u8) {
     draft.put_node(node);
 }
 
-fn beginning(now: Now) -> Tailnet {
+pub(super) fn beginning(now: Now) -> Tailnet {
     let user = |id: u64| User { id: UserId(id), name: format!("u{id}"), created: now.wall };
     let stored = Stored { users: vec![user(1), user(2)], last_user: 2, ..Stored::default() };
     let version = PolicyVersion { version: 0, text: String::new(), author: String::new(), created: now.wall };

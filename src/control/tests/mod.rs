@@ -3,9 +3,12 @@
 
 mod admin;
 mod deltas;
+mod faults;
+mod limits;
 mod map;
 mod public;
 mod registering;
+mod swarm;
 
 use std::time::Duration;
 
@@ -112,13 +115,42 @@ pub(super) fn node_key(seed: u8) -> NodePublic {
 
 impl Client {
     pub(super) async fn new(control: &Control, seed: u8) -> Self {
-        let machine = MachinePrivate::generate(&mut Rng::from_seed([seed ^ 0x80; 32])).public();
+        Self::from(control, seed, "127.0.0.1").await
+    }
+
+    pub(super) async fn from(control: &Control, seed: u8, ip: &str) -> Self {
+        Self::of([seed ^ 0x80; 32], node_key(seed), control, ip).await
+    }
+
+    async fn of(machine: [u8; 32], node: NodePublic, control: &Control, ip: &str) -> Self {
+        let machine = MachinePrivate::generate(&mut Rng::from_seed(machine)).public();
         let (ours, theirs) = tokio::io::duplex(1 << 20);
-        control.spawn(machine::serve(control.clone(), Caller::test(machine), None, theirs)).unwrap();
+        control
+            .spawn(machine::serve(control.clone(), Caller::test(machine, ip.parse().unwrap()), None, theirs))
+            .unwrap();
         let (send, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(ours)).await.unwrap();
         tokio::spawn(connection);
-        Self { machine, node: node_key(seed), send }
+        Self { machine, node, send }
+    }
+
+    /// One of very many.
+    pub(super) async fn numbered(control: &Control, n: u32) -> Self {
+        let mut seed = [0x55; 32];
+        seed[..4].copy_from_slice(&n.to_be_bytes());
+        let node = NodePrivate::generate(&mut Rng::from_seed(seed)).public();
+        seed[31] ^= 1;
+        Self::of(seed, node, control, "127.0.0.1").await
+    }
+
+    /// A lite update with one endpoint.
+    pub(super) async fn update_at(&self, name: &str, n: u32, port: u16) {
+        let disco = format!("discokey:{}{}", hex::encode(n.to_be_bytes()), "77".repeat(28));
+        let body = json!({"Version": 130, "NodeKey": self.node, "DiscoKey": disco, "OmitPeers": true,
+            "Hostinfo": {"Hostname": name, "OS": "linux", "NetInfo": {"PreferredDERP": 900}},
+            "Endpoints": [format!("198.51.{}.{}:{port}", n / 250, n % 250 + 1)]});
+        let response = self.post_json("/machine/map", body, json!({})).await;
+        assert_eq!(response.status(), StatusCode::OK);
     }
 
     pub(super) async fn post(&self, path: &str, body: impl Into<Bytes>) -> Response<Incoming> {
@@ -133,11 +165,15 @@ impl Client {
         self.post(path, base.to_string()).await
     }
 
-    pub(super) async fn register(&self, name: &str, key: &str, more: Value) -> Value {
+    pub(super) async fn register_response(&self, name: &str, key: &str, more: Value) -> Response<Incoming> {
         let auth = if key.is_empty() { Value::Null } else { json!({"AuthKey": key}) };
         let base = json!({"Version": 130, "NodeKey": self.node, "Auth": auth,
             "Hostinfo": {"Hostname": name, "OS": "linux"}});
-        let response = self.post_json("/machine/register", base, more).await;
+        self.post_json("/machine/register", base, more).await
+    }
+
+    pub(super) async fn register(&self, name: &str, key: &str, more: Value) -> Value {
+        let response = self.register_response(name, key, more).await;
         assert_eq!(response.status(), StatusCode::OK);
         let body = response.into_body().collect().await.unwrap().to_bytes();
         serde_json::from_slice(&body).unwrap()
@@ -183,14 +219,24 @@ impl Stream {
                     return Some(message[4..].to_vec());
                 }
             }
-            let frame = tokio::time::timeout(Duration::from_secs(5), self.body.frame());
-            let frame = frame.await.expect("a message within 5 s")?;
+            let frame = tokio::time::timeout(Duration::from_secs(30), self.body.frame());
+            let frame = frame.await.expect("a message within 30 s")?;
             self.buffer.extend(frame.unwrap().into_data().unwrap());
         }
     }
 
     pub(super) async fn next(&mut self) -> Option<Value> {
         Some(serde_json::from_slice(&self.raw().await?).unwrap())
+    }
+
+    /// Reads until a message satisfies `wanted`; gives its size.
+    pub(super) async fn raw_until(&mut self, wanted: impl Fn(&Value) -> bool) -> usize {
+        loop {
+            let bytes = self.raw().await.expect("the stream goes on");
+            if wanted(&serde_json::from_slice(&bytes).unwrap()) {
+                return bytes.len();
+            }
+        }
     }
 
     /// Reads until a message satisfies `wanted`.
