@@ -207,7 +207,11 @@ async fn what_cannot_be_written_did_not_happen_and_reading_goes_on() {
     let answer = late.post("/machine/register", body.to_string()).await;
 
     assert!(matches!(user, Err(AdminError::Internal(_))));
-    assert_eq!(answer.status(), 503);
+    assert_eq!(answer.status(), 200, "a client shows only what is in the answer (control.md 5.3)");
+    let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
+    let answer: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert!(answer["Error"].as_str().unwrap().contains("cannot register"), "{answer}");
+    assert_eq!(answer["MachineAuthorized"], false);
     assert_eq!(world.control.users().len(), 1);
     assert_eq!(world.control.nodes().len(), 1);
     assert_eq!(world.control.auth_keys()[0].uses, 0);
