@@ -163,8 +163,12 @@ impl Hub {
     pub(super) fn contested(&self, now: Instant) -> Vec<NodeId> {
         let mut inner = self.inner.lock();
         let entries = inner.entries.iter_mut();
-        let mut out: Vec<NodeId> =
-            entries.filter_map(|(id, e)| { e.contest.calm_down(now); e.contest.on().then_some(*id) }).collect();
+        let mut out: Vec<NodeId> = entries
+            .filter_map(|(id, e)| {
+                e.contest.calm_down(now);
+                e.contest.on().then_some(*id)
+            })
+            .collect();
         out.sort_unstable();
         out
     }

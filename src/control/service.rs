@@ -95,7 +95,11 @@ impl Control {
         let net = Tailnet::new(stored, parsed, version, settings, now);
         let health = Arc::new(Health::default());
         let closed = health.fuse("database writer");
-        store.when_ended(Box::new(move |well| if well { closed.defuse() }));
+        store.when_ended(Box::new(move |well| {
+            if well {
+                closed.defuse()
+            }
+        }));
         let shared = Arc::new(Shared {
             health,
             sources: super::sources::Sources::default(),

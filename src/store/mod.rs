@@ -84,7 +84,13 @@ type Ack<T> = oneshot::Sender<Result<T, StoreError>>;
 enum Job {
     Commit(Vec<Write>, Ack<()>),
     PutSecret(Secret, Ack<()>),
-    Secret { kind: String, hash: [u8; 32], now: DateTime<Utc>, take: bool, ack: Ack<Option<String>> },
+    Secret {
+        kind: String,
+        hash: [u8; 32],
+        now: DateTime<Utc>,
+        take: bool,
+        ack: Ack<Option<String>>,
+    },
     History(Ack<Vec<PolicyVersion>>),
     /// Something done to the connection by a test: a limit, a panic.
     #[cfg(test)]

@@ -88,12 +88,7 @@ fn refuse(job: Job) -> Tell {
 
 /// Does one job. An error at which SQLite rolls the whole transaction back (a full disk) is left in
 /// `fatal`.
-fn perform(
-    conn: &Connection,
-    job: Job,
-    file: &std::path::Path,
-    fatal: &mut Option<StoreError>,
-) -> Tell {
+fn perform(conn: &Connection, job: Job, file: &std::path::Path, fatal: &mut Option<StoreError>) -> Tell {
     let bad = |e: rusqlite::Error| {
         let error = classify(file, &e);
         if conn.is_autocommit() {

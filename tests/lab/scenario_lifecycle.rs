@@ -22,8 +22,13 @@ fn forgetful(host: &Host) -> Process {
     command.args(["--state=mem:", "--no-logs-no-support"]);
     let daemon = host.spawn("tailscaled", command);
     eventually("the forgetful daemon answers", Duration::from_secs(15), || {
-        let out = host.output(&program(Version::Newest, "tailscale").display().to_string(), &["status", "--json"]);
-        if out.stdout.starts_with(b"{") { Ok(()) } else { Err(String::from_utf8_lossy(&out.stderr).into_owned()) }
+        let out =
+            host.output(&program(Version::Newest, "tailscale").display().to_string(), &["status", "--json"]);
+        if out.stdout.starts_with(b"{") {
+            Ok(())
+        } else {
+            Err(String::from_utf8_lossy(&out.stderr).into_owned())
+        }
     });
     daemon
 }

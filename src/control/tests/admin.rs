@@ -85,14 +85,18 @@ async fn a_policy_is_compared_beside_other_changes_not_before_them() {
     let world = World::new().await;
     world.control.create_user(&by(), "bob").await.unwrap();
     let many = world.control.run(|draft| {
-        (0..300_u32).for_each(|n| super::deltas::newcomer(draft, n as u8));
+        (0..1000_u32).for_each(|n| super::deltas::newcomer(draft, n as u8));
         Ok(())
     });
     many.await.unwrap();
     let rule = |n: usize| {
-        format!(r#"{{"action": "accept", "src": ["100.64.0.{}"], "dst": ["100.64.1.{}:{n}"]}}"#, n % 250, n % 40)
+        format!(
+            r#"{{"action": "accept", "src": ["100.64.0.{}"], "dst": ["100.64.1.{}:{n}"]}}"#,
+            n % 250,
+            n % 200
+        )
     };
-    let rules: Vec<String> = (1..=600).map(rule).collect();
+    let rules: Vec<String> = (1..=1500).map(rule).collect();
     let text = format!(r#"{{"acls": [{}]}}"#, rules.join(","));
     let control = world.control.clone();
     let begun = std::time::Instant::now();

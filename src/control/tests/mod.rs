@@ -9,6 +9,7 @@ mod map;
 mod public;
 mod registering;
 mod swarm;
+mod traps;
 
 use std::time::Duration;
 
@@ -125,7 +126,9 @@ impl Client {
     async fn of(machine: [u8; 32], node: NodePublic, control: &Control, ip: &str) -> Self {
         let machine = MachinePrivate::generate(&mut Rng::from_seed(machine)).public();
         let (ours, theirs) = tokio::io::duplex(1 << 20);
-        control.spawn(machine::serve(control.clone(), Caller::test(machine, ip.parse().unwrap()), theirs)).unwrap();
+        control
+            .spawn(machine::serve(control.clone(), Caller::test(machine, ip.parse().unwrap()), theirs))
+            .unwrap();
         let (send, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(ours)).await.unwrap();
         tokio::spawn(connection);
