@@ -3,6 +3,7 @@
 //! once: the totals are exact, the lists bounded.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::rc::Rc;
 
 use crate::keys::UserId;
 use crate::wire::PortRange;
@@ -54,6 +55,10 @@ pub(super) fn diff(old: &Inner, new: &Inner, world: &World, limit: usize) -> Acc
     let mut out = AccessDiff::default();
     // Per pair of classes that changes: gain and loss for nodes of different users, then of one user.
     let mut changes: Changes = HashMap::new();
+    let mut recurring = [
+        Recurring::new(old, classes.iter().map(|c| c.old)),
+        Recurring::new(new, classes.iter().map(|c| c.new)),
+    ];
     for (from, tos) in &touched {
         let Some(a) = classes.get(*from) else {
             continue;
@@ -69,13 +74,17 @@ pub(super) fn diff(old: &Inner, new: &Inner, world: &World, limit: usize) -> Acc
                 if count == 0 {
                     continue;
                 }
-                let [gained, lost] = change(&senders, b, same);
-                *flags = [!gained.is_empty(), !lost.is_empty()];
-                out.gained_total += if gained.is_empty() { 0 } else { count };
-                out.lost_total += if lost.is_empty() { 0 } else { count };
+                let [before, after] = &mut recurring;
+                let [sender, next_sender] = &senders;
+                let before = before.access(sender, *from, *to, b.old, same);
+                let after = after.access(next_sender, *from, *to, b.new, same);
+                *flags = turned(&before, &after);
+                let [gained, lost] = *flags;
+                out.gained_total += if gained { count } else { 0 };
+                out.lost_total += if lost { count } else { 0 };
             }
             if flags != [false; 4] {
-                changes.entry(*from).or_default().insert(*to, flags);
+                changes.entry(*from).or_default().push((*to, flags));
             }
         }
     }
@@ -83,8 +92,68 @@ pub(super) fn diff(old: &Inner, new: &Inner, world: &World, limit: usize) -> Acc
     out
 }
 
-/// From class to class: whether strangers gain, strangers lose, devices of one user gain, and lose.
-type Changes = HashMap<usize, HashMap<usize, [bool; 4]>>;
+/// From class to class, in order: whether strangers gain, strangers lose, devices of one user gain, and
+/// lose.
+type Changes = HashMap<usize, Vec<(usize, [bool; 4])>>;
+
+/// Whether anything is gained, and lost.
+fn turned(before: &Access, after: &Access) -> [bool; 2] {
+    if before.is_empty() || after.is_empty() {
+        return [!after.is_empty(), !before.is_empty()];
+    }
+    if before == after {
+        return [false; 2];
+    }
+    [!without(after, before).is_empty(), !without(before, after).is_empty()]
+}
+
+/// Accesses kept at most per policy; one with more kinds of nodes computes each.
+const KEPT: usize = 1 << 16;
+
+/// What recurs in one policy: classes are finer than what decides access there, as they tell nodes apart
+/// by the other policy too. A policy of few kinds of nodes is looked at once per pair of kinds.
+struct Recurring {
+    /// Per class, its kind as the one who reaches, and as the one who is reached.
+    kinds: Vec<[usize; 2]>,
+    known: Option<HashMap<(usize, usize, bool), Rc<Access>>>,
+    none: Rc<Access>,
+}
+
+impl Recurring {
+    fn new(policy: &Inner, places: impl Iterator<Item = Option<usize>>) -> Self {
+        let mut of: [HashMap<[Vec<usize>; 2], usize>; 2] = [HashMap::new(), HashMap::new()];
+        let mut kinds = Vec::new();
+        for at in places {
+            let [s, d, r] = signature(policy, at);
+            let [senders, targets] = &mut of;
+            let number = |known: &mut HashMap<[Vec<usize>; 2], usize>, key| {
+                let next = known.len();
+                *known.entry(key).or_insert(next)
+            };
+            kinds.push([number(senders, [s, r.clone()]), number(targets, [d, r])]);
+        }
+        let [senders, targets] = of.map(|known| known.len());
+        let known = (senders.saturating_mul(targets) <= KEPT).then(HashMap::new);
+        Self { kinds, known, none: Rc::default() }
+    }
+
+    fn access(
+        &mut self,
+        sender: &Sender<'_>,
+        from: usize,
+        to: usize,
+        at: Option<usize>,
+        same: bool,
+    ) -> Rc<Access> {
+        let kind = |class: usize| self.kinds.get(class).copied();
+        if let (Some(known), Some([from, _]), Some([_, to])) = (&mut self.known, kind(from), kind(to)) {
+            let access = known.entry((from, to, same)).or_insert_with(|| Rc::new(sender.access(at, same)));
+            return Rc::clone(access);
+        }
+        let access = sender.access(at, same);
+        if access.is_empty() { Rc::clone(&self.none) } else { Rc::new(access) }
+    }
+}
 
 /// How many pairs of different nodes there are: of different users (or none), and of one user.
 fn pair_counts(a: &Class, b: &Class, alike: bool) -> [u64; 2] {
@@ -114,8 +183,8 @@ fn list(
         };
         let senders = [Sender::new(old, a.old), Sender::new(new, a.new)];
         for (to, class) in world.nodes.values().zip(class_of) {
-            let (Some([gain, loss, own_gain, own_loss]), Some(b)) = (tos.get(class), classes.get(*class))
-            else {
+            let found = tos.binary_search_by_key(class, |(to, _)| *to).ok().and_then(|i| tos.get(i));
+            let (Some((_, [gain, loss, own_gain, own_loss])), Some(b)) = (found, classes.get(*class)) else {
                 continue;
             };
             let same = from.owner.user().is_some() && from.owner.user() == to.owner.user();

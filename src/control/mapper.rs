@@ -75,9 +75,9 @@ pub(super) enum Delta {
 /// The way from `sent` to `net`; `sent` is brought up to date. The caller ends the stream when the
 /// message cannot be written.
 pub(super) fn delta(sent: &mut Sent, net: &Tailnet, change: &Change, now: DateTime<Utc>) -> Delta {
-    let Some(self_node) = map_node::self_node(net, sent.me, now) else {
+    if !net.nodes.contains_key(&sent.me) {
         return Delta::Last(Box::new(farewell(sent, now)));
-    };
+    }
     let mut out = MapResponse::default();
     if !Arc::ptr_eq(&sent.settings, &net.settings) {
         settings_delta(sent, net, &mut out);
@@ -95,7 +95,11 @@ pub(super) fn delta(sent: &mut Sent, net: &Tailnet, change: &Change, now: DateTi
     if change.settings {
         users.extend(sent.users.keys());
     }
-    if map_node::self_differs(&sent.self_node, &self_node) {
+    // A peer's endpoint costs each stream no look at itself.
+    let self_node = if access { map_node::self_node(net, sent.me, now) } else { None };
+    if let Some(self_node) = self_node
+        && map_node::self_differs(&sent.self_node, &self_node)
+    {
         users.insert(self_node.user);
         out.node = Some(self_node.clone());
         sent.self_node = self_node;

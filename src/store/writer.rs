@@ -26,7 +26,7 @@ pub(super) fn run(opened: Opened, mut jobs: mpsc::Receiver<Job>) {
             group.push(job);
         }
         let mut tells: Vec<Tell> = Vec::with_capacity(group.len());
-        let verdict = transaction(&conn, group, &file, &mut tells).map_err(|error| classify(&file, &error));
+        let verdict = transaction(&conn, group, &file, &mut tells);
         if let Err(error) = &verdict {
             // Who asked says so, once; a full disk must not fill a log as well.
             tracing::debug!(%error, jobs = tells.len(), "a transaction failed");
@@ -47,22 +47,26 @@ fn transaction(
     group: Vec<Job>,
     file: &std::path::Path,
     tells: &mut Vec<Tell>,
-) -> Result<()> {
+) -> std::result::Result<(), StoreError> {
     let begun = conn.execute_batch("BEGIN IMMEDIATE");
+    let mut fatal = None;
     for job in group {
         // Without a transaction nothing is tried, but everybody still hears of it.
-        if begun.is_ok() {
-            tells.push(perform(conn, job, file));
+        if begun.is_ok() && fatal.is_none() {
+            tells.push(perform(conn, job, file, &mut fatal));
         } else {
             tells.push(refuse(job));
         }
     }
-    begun?;
-    let done = conn.execute_batch("COMMIT");
+    // SQLite rolled everything back by itself; committing now would only hide why.
+    if let Some(error) = fatal {
+        return Err(error);
+    }
+    let done = begun.and_then(|()| conn.execute_batch("COMMIT"));
     if done.is_err() && !conn.is_autocommit() {
         let _ = conn.execute_batch("ROLLBACK");
     }
-    done
+    done.map_err(|error| classify(file, &error))
 }
 
 fn teller<T: 'static>(ack: Ack<T>, result: std::result::Result<T, StoreError>) -> Tell {
@@ -82,8 +86,16 @@ fn refuse(job: Job) -> Tell {
     }
 }
 
-fn perform(conn: &Connection, job: Job, file: &std::path::Path) -> Tell {
-    let bad = |e: rusqlite::Error| classify(file, &e);
+/// Does one job. An error at which SQLite rolls the whole transaction back (a full disk) is left in
+/// `fatal`.
+fn perform(conn: &Connection, job: Job, file: &std::path::Path, fatal: &mut Option<StoreError>) -> Tell {
+    let bad = |e: rusqlite::Error| {
+        let error = classify(file, &e);
+        if conn.is_autocommit() {
+            *fatal = Some(error.clone());
+        }
+        error
+    };
     match job {
         Job::Commit(writes, ack) => {
             let result = alone(conn, |c| writes.iter().try_for_each(|w| rows::apply(c, w)));
@@ -117,11 +129,6 @@ fn perform(conn: &Connection, job: Job, file: &std::path::Path) -> Tell {
 
 /// Runs `work` in a savepoint: its failure leaves the jobs beside it alone.
 fn alone<T>(conn: &Connection, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-    if conn.is_autocommit() {
-        // An earlier job hit an error (a full disk) at which SQLite rolls everything back by itself;
-        // a savepoint now would be a transaction of its own and outlive the failure.
-        return Err(rusqlite::Error::InvalidQuery);
-    }
     conn.execute_batch("SAVEPOINT job")?;
     let result = work(conn);
     if result.is_err() && !conn.is_autocommit() {

@@ -9,6 +9,7 @@ mod map;
 mod public;
 mod registering;
 mod swarm;
+mod traps;
 
 use std::time::Duration;
 
