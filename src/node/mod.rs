@@ -10,6 +10,8 @@ mod disco;
 mod dns_forward;
 pub mod engine;
 mod filter;
+mod gro;
+mod gso;
 pub mod host;
 pub mod lifecycle;
 pub mod linkmon;
