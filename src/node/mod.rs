@@ -12,6 +12,7 @@ pub mod engine;
 mod filter;
 mod gro;
 mod gso;
+mod hash;
 pub mod host;
 pub mod lifecycle;
 pub mod linkmon;

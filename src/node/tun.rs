@@ -8,6 +8,7 @@ use std::io::{self, IoSlice};
 use bytes::Bytes;
 use tun_rs::{AsyncDevice, DeviceBuilder};
 
+use super::engine::CallStats;
 use super::gro::{Gro, MAX_PARTS, VNET};
 use super::gso;
 
@@ -15,21 +16,6 @@ use super::gso;
 const PACKET: usize = 65_535;
 /// The MTU every node of a tailnet uses.
 pub const MTU: u16 = 1280;
-
-/// What went through the device; read and written in batches, which the means of these numbers show.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct TunStats {
-    /// Reads that brought something.
-    pub reads: u64,
-    /// Packets they held.
-    pub packets_in: u64,
-    /// Writes.
-    pub writes: u64,
-    /// Packets they held.
-    pub packets_out: u64,
-    /// Reads and writes that failed.
-    pub errors: u64,
-}
 
 /// An open TUN device. Dropping it removes the interface.
 pub struct Tun {
@@ -41,7 +27,7 @@ pub struct Tun {
     raw: Vec<u8>,
     scratch: Vec<u8>,
     gro: Gro,
-    stats: TunStats,
+    stats: CallStats,
 }
 
 impl std::fmt::Debug for Tun {
@@ -71,7 +57,7 @@ impl Tun {
             raw: vec![0; VNET + PACKET],
             scratch: Vec::new(),
             gro: Gro::default(),
-            stats: TunStats::default(),
+            stats: CallStats::default(),
         })
     }
 
@@ -89,7 +75,7 @@ impl Tun {
 
     /// What went through so far.
     #[must_use]
-    pub const fn stats(&self) -> TunStats {
+    pub const fn stats(&self) -> CallStats {
         self.stats
     }
 
@@ -157,7 +143,7 @@ impl Tun {
     }
 }
 
-fn note(stats: &mut TunStats, sent: io::Result<usize>) {
+fn note(stats: &mut CallStats, sent: io::Result<usize>) {
     stats.writes += 1;
     if let Err(e) = sent {
         // EIO: the interface is down, which is what `down` means.
