@@ -19,6 +19,7 @@ mod world;
 mod webdriver;
 
 mod scenario_browser;
+mod scenario_diagnostics;
 mod scenario_hostile;
 mod scenario_keys;
 mod scenario_kill;
@@ -28,6 +29,7 @@ mod scenario_paths;
 mod scenario_policy;
 mod scenario_removal;
 mod scenario_restart;
+mod scenario_routes;
 mod scenario_server;
 mod scenario_testcontrol;
 mod scenario_versions;
