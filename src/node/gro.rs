@@ -86,11 +86,7 @@ fn same_flow(a: &[u8], sa: &Shape, b: &[u8], sb: &Shape) -> bool {
 
 /// Whatever the headers of a train share is equal: all but lengths, checksums, IP id, sequence and PSH.
 fn same_head(a: &[u8], sa: &Shape, b: &[u8], sb: &Shape) -> bool {
-    let ip = if sa.v6 {
-        same(a, b, 0, 4) && same(a, b, 6, 8)
-    } else {
-        same(a, b, 0, 2) && same(a, b, 6, 10)
-    };
+    let ip = if sa.v6 { same(a, b, 0, 4) && same(a, b, 6, 8) } else { same(a, b, 0, 2) && same(a, b, 6, 10) };
     let transport = sa.proto == UDP
         || (same(a, b, sa.ip + 8, sa.ip + 13)
             && same(a, b, sa.ip + 14, sa.ip + 16)
@@ -250,7 +246,8 @@ impl Gro {
     pub(crate) fn head(train: &Train, packets: &[Bytes], out: &mut Vec<u8>) {
         out.clear();
         out.resize(VNET, 0);
-        let (Some(s), Some(first)) = (train.shape.filter(|_| train.parts > 1), packets.get(train.first)) else {
+        let (Some(s), Some(first)) = (train.shape.filter(|_| train.parts > 1), packets.get(train.first))
+        else {
             return;
         };
         out.extend_from_slice(first.get(..s.head).unwrap_or_default());

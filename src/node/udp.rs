@@ -77,7 +77,12 @@ impl Sock {
     }
 
     /// Sends a run of datagrams of which all but the last have the size of the first.
-    async fn send_run(&mut self, to: SocketAddr, run: &[(SocketAddr, Bytes)], scratch: &mut Vec<u8>) -> CallStats {
+    async fn send_run(
+        &mut self,
+        to: SocketAddr,
+        run: &[(SocketAddr, Bytes)],
+        scratch: &mut Vec<u8>,
+    ) -> CallStats {
         let mut stats = CallStats::default();
         if let (true, [(_, first), _, ..]) = (self.gso, run) {
             scratch.clear();
@@ -299,19 +304,25 @@ mod tests {
         let mut a = Udp::bind(0, None).unwrap();
         let mut b = Udp::bind(0, None).unwrap();
         let port = b.ports().0.unwrap();
-        let sent: Vec<(SocketAddr, Bytes)> = (0..5_u8)
+        let sent: Vec<(SocketAddr, Bytes)> = (0..40_u8)
             .map(|i| {
-                let len = if i == 4 { 50 } else { 100 };
+                let len = if i == 39 { 50 } else { 100 };
                 (SocketAddr::from(([127, 0, 0, 1], port)), Bytes::from(vec![i; len]))
             })
             .collect();
         a.send(&sent).await;
         let mut got: Vec<Vec<u8>> = Vec::new();
-        while got.len() < 5 {
+        while got.len() < 40 {
             b.readable().await;
             b.recv(|_, bytes| got.push(bytes.to_vec()));
         }
         let expected: Vec<Vec<u8>> = sent.iter().map(|(_, b)| b.to_vec()).collect();
         assert_eq!(got, expected);
+        assert_eq!(a.stats().packets_out, 40);
+        assert_eq!(b.stats().packets_in, 40);
+        if a.v4.as_ref().is_some_and(|s| s.gso) {
+            assert_eq!(a.stats().writes, 1);
+            assert!(b.stats().reads <= 2, "{:?}", b.stats());
+        }
     }
 }

@@ -485,7 +485,8 @@ mod tests {
         let (ka, kb) = keys();
         let (mut a, mut b) = (WireGuard::new(&ka), WireGuard::new(&kb));
         let init = seal(&mut a, &kb, &[0x45; 33], now);
-        let answer = b.decapsulate(from(), BytesMut::from(&init[0][..]), now, |k| (*k == ka.public()).then_some(A));
+        let answer =
+            b.decapsulate(from(), BytesMut::from(&init[0][..]), now, |k| (*k == ka.public()).then_some(A));
         assert_eq!(answer.peer, Some(A));
         let done = a.decapsulate(from(), BytesMut::from(&answer.send[0][..]), now, |_| None);
         assert!(done.established);
