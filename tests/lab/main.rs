@@ -19,6 +19,7 @@ mod world;
 mod webdriver;
 
 mod scenario_attack;
+mod scenario_batches;
 mod scenario_browser;
 mod scenario_diagnostics;
 mod scenario_faults;

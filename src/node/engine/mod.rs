@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use chrono::{DateTime, Utc};
 
 use super::disco;
@@ -186,6 +186,32 @@ pub struct EngineStatus {
     pub home: Option<RegionId>,
     /// Packets dropped, by reason.
     pub drops: BTreeMap<&'static str, u64>,
+    /// What went through the device and the sockets, and in which batches; the shell counts.
+    pub io: IoStats,
+}
+
+/// Counters of the shell: packets over calls is the mean size of a batch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IoStats {
+    /// The TUN device.
+    pub tun: CallStats,
+    /// The UDP sockets.
+    pub udp: CallStats,
+}
+
+/// Counters of one road.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CallStats {
+    /// Trains received: reads of the device, or buffers the kernel filled.
+    pub reads: u64,
+    /// Packets they held.
+    pub packets_in: u64,
+    /// Writes.
+    pub writes: u64,
+    /// Packets they held.
+    pub packets_out: u64,
+    /// Reads and writes that failed.
+    pub errors: u64,
 }
 
 /// What the shell measured or saw of the underlay.
@@ -232,6 +258,8 @@ pub struct Engine {
     shields_up: bool,
     rng: Rng,
     out: Outbox,
+    /// Room for the datagrams of one packet, kept from packet to packet.
+    sealed: Vec<Bytes>,
     netmap: Netmap,
     wg: WireGuard,
     magic: Magicsock,
@@ -259,6 +287,7 @@ impl Engine {
             accept_dns: config.accept_dns,
             shields_up: config.shields_up,
             out: Outbox::default(),
+            sealed: Vec::new(),
             netmap: Netmap::default(),
             wg: WireGuard::new(&config.node_key),
             magic: Magicsock::new(config.disco_key, node_public),
@@ -304,14 +333,30 @@ impl Engine {
 
     /// An IP packet the host sent into the TUN.
     pub fn handle_tun(&mut self, packet: &[u8], now: Now) {
+        self.feed_tun(packet, now);
+        self.end_batch(now);
+    }
+
+    /// One of many packets the host sent into the TUN; [`Engine::end_batch`] follows the last.
+    pub fn feed_tun(&mut self, packet: &[u8], now: Now) {
         self.outbound(packet, now);
-        self.settle(now);
     }
 
     /// A datagram from the underlay.
     pub fn handle_udp(&mut self, from: SocketAddr, bytes: &[u8], now: Now) {
+        self.feed_udp(from, BytesMut::from(bytes), now);
+        self.end_batch(now);
+    }
+
+    /// One of many datagrams from the underlay; [`Engine::end_batch`] follows the last. Decrypted where
+    /// it lies.
+    pub fn feed_udp(&mut self, from: SocketAddr, bytes: BytesMut, now: Now) {
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
         self.datagram(from, bytes, now);
+    }
+
+    /// Does what the packets of a batch made due, once for all of them.
+    pub fn end_batch(&mut self, now: Now) {
         self.settle(now);
     }
 
@@ -366,8 +411,8 @@ impl Engine {
     /// Time passed.
     pub fn handle_timeout(&mut self, now: Now) {
         while let Some(id) = self.wg.due(now.mono) {
-            let datagrams = self.wg.handle_timeout(id, now.mono);
-            self.transmit(id, datagrams, false, None, now);
+            let mut datagrams = self.wg.handle_timeout(id, now.mono);
+            self.transmit(id, &mut datagrams, false, None, now);
         }
         let ctx = ctx!(self, now);
         self.magic.handle_timeout(ctx);
