@@ -516,7 +516,8 @@ impl Lifecycle {
             self.blocked = false;
         }
         self.take_prefs(prefs).await?;
-        if fresh && self.state.prefs.want_running {
+        // Bringing it up may have begun that already; two logins at once would be with two keys.
+        if fresh && self.state.prefs.want_running && !self.registering {
             self.register(false)?;
         }
         Ok(())
