@@ -117,8 +117,11 @@ fn listeners_that_cannot_be_had_are_named() {
     });
     // The default gives way, with a warning that names the holder.
     let server = Server::start(&host);
-    let text = server.text();
-    assert!(text.contains("8443") && text.contains("nc"), "{text}");
+    // The page follows the admin socket.
+    eventually("the warning names the holder", Duration::from_secs(5), || {
+        let text = server.text();
+        if text.contains("8443") && text.contains("nc (process") { Ok(()) } else { Err(text) }
+    });
     drop(server);
     // An explicit address does not.
     let out = host.output(TSD, &["serve", "--tls-listen", "0.0.0.0:443"]);
