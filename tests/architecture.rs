@@ -32,7 +32,7 @@ const ROOMS: &[Room] = &[
     },
     Room {
         name: "control",
-        shells: &["service", "session", "http", "websocket", "machine", "presence", "owner"],
+        shells: &["service", "session", "http", "websocket", "machine", "presence", "owner", "health"],
         pure: &["keys", "model", "wire", "acl", "dns", "clock"],
         shell: &["store", "noise", "derp"],
     },

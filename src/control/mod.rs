@@ -1,6 +1,7 @@
 //! The coordination server: who is in the tailnet and what each node is told. Pure files decide
-//! (`state`, `change`, `mapper`, `ipam`, `register`, `nodes`, `admin`, `policy`, `routes`, `timers`),
-//! shells carry (`service`, `owner`, `presence`, `session`, `http`, `machine`, `websocket`).
+//! (`state`, `change`, `mapper`, `ipam`, `register`, `nodes`, `admin`, `policy`, `routes`, `timers`,
+//! `contest`, `sources`, `wall`), shells carry (`service`, `owner`, `presence`, `session`, `health`, `http`,
+//! `machine`, `websocket`).
 
 mod admin;
 mod change;
