@@ -1,7 +1,7 @@
 //! The coordination server: who is in the tailnet and what each node is told. Pure files decide
 //! (`state`, `change`, `mapper`, `ipam`, `register`, `nodes`, `admin`, `policy`, `routes`, `timers`,
-//! `strangers`),
-//! shells carry (`service`, `owner`, `presence`, `session`, `http`, `machine`, `websocket`).
+//! `contest`, `sources`, `strangers`, `wall`), shells carry (`service`, `owner`, `presence`, `session`, `health`, `http`,
+//! `machine`, `websocket`).
 
 mod admin;
 mod change;
