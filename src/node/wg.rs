@@ -34,6 +34,8 @@ const PER_SOURCE: u64 = 100;
 /// Handshakes per second from all sources before a cookie is asked of everyone: spoofed sources would
 /// each have their own budget (RELIABILITY.md row 49).
 const OVERALL: u32 = 200;
+/// Between two initiations when a way to the peer just opened: its flood guard drops closer ones.
+const RETRY_SPACING: Duration = Duration::from_millis(50);
 /// Receiver indices remembered per peer: eight sessions and the tries of a handshake.
 const INDICES: usize = 32;
 /// Plaintext is padded to 16 bytes, but never beyond the interface's MTU.
@@ -79,6 +81,10 @@ struct Session {
     indices: VecDeque<u32>,
     last_data: Instant,
     handshake_since: Option<Instant>,
+    /// The last initiation we made.
+    last_init: Option<Instant>,
+    /// A way opened too soon after the last initiation: repeat it then.
+    retry_at: Option<Instant>,
     tick_at: Instant,
     last_tick: Instant,
     /// We answered a handshake; the first packet that decrypts shows that the initiator has our answer.
@@ -90,6 +96,21 @@ impl Session {
     fn catch_up(&mut self, now: Instant, out: &mut Vec<Bytes>) {
         if now >= self.last_tick + TICK {
             self.tick(now, out);
+        }
+    }
+
+    fn handshaking(&self, now: Instant) -> bool {
+        self.handshake_since.is_some_and(|t| now < t + HANDSHAKING)
+    }
+
+    /// Repeats the initiation that [`WireGuard::retry`] put off, once it is due.
+    fn repeat(&mut self, now: Instant, out: &mut Vec<Bytes>) {
+        if self.retry_at.is_none_or(|t| now < t) {
+            return;
+        }
+        self.retry_at = None;
+        if self.handshaking(now) {
+            out.extend(self.tunn.format_handshake_initiation(true).map(|p| freeze(p.into())));
         }
     }
 
@@ -230,6 +251,8 @@ impl WireGuard {
                 indices: VecDeque::new(),
                 last_data: now,
                 handshake_since: None,
+                last_init: None,
+                retry_at: None,
                 tick_at: now,
                 last_tick: now,
                 unconfirmed: false,
@@ -259,6 +282,9 @@ impl WireGuard {
             let over = s.handshake_since.is_none_or(|t| now >= t + HANDSHAKING);
             if initiation && over {
                 s.handshake_since = Some(now);
+            }
+            if initiation {
+                s.last_init = Some(now);
             }
             s.indices.push_back(index);
             if s.indices.len() > INDICES {
@@ -305,6 +331,23 @@ impl WireGuard {
         }
     }
 
+    /// A way to the peer opened: an initiation sent before may be lost, and WireGuard alone would repeat it
+    /// only after five seconds. Answers it, or puts it off when the last one has just been made.
+    pub(crate) fn retry(&mut self, id: NodeId, now: Instant) -> Vec<Bytes> {
+        let mut out = Vec::new();
+        let Some(s) = self.sessions.get_mut(&id).filter(|s| s.handshaking(now)) else {
+            return out;
+        };
+        let at = s.last_init.map_or(now, |t| (t + RETRY_SPACING).max(now));
+        s.retry_at = Some(at);
+        s.repeat(now, &mut out);
+        if out.is_empty() && at < s.tick_at {
+            self.arm(id, at);
+        }
+        self.note_all(id, &out, now);
+        out
+    }
+
     /// Ticks a session that is [`WireGuard::due`] and plans its next tick.
     pub(crate) fn handle_timeout(&mut self, id: NodeId, now: Instant) -> Vec<Bytes> {
         let mut out = Vec::new();
@@ -314,13 +357,16 @@ impl WireGuard {
         }
         if let Some(s) = self.sessions.get_mut(&id) {
             s.tick(now, &mut out);
+            if out.is_empty() {
+                s.repeat(now, &mut out);
+            }
         }
         self.note_all(id, &out, now);
         let Some(s) = self.sessions.get(&id) else {
             return out;
         };
         let idle = now.saturating_duration_since(s.last_data);
-        let handshaking = s.handshake_since.is_some_and(|t| now < t + HANDSHAKING);
+        let handshaking = s.handshaking(now);
         if idle < BUSY || handshaking {
             self.arm(id, now + TICK);
         } else if idle < FORGET {
@@ -414,6 +460,7 @@ impl WireGuard {
                 out.send.push(freeze(answer));
                 if response {
                     s.handshake_since = None;
+                    s.retry_at = None;
                     out.established = true;
                 } else if initiation {
                     s.unconfirmed = true;
@@ -489,6 +536,32 @@ mod tests {
         assert_eq!(got.packet.as_deref().map(|p| &p[..33]), Some(&[0x45; 33][..]));
         // A replay is refused quietly.
         assert!(b.decapsulate(from(), &queued[0], now, |_| None).packet.is_none());
+    }
+
+    #[test]
+    fn a_lost_initiation_is_repeated_when_a_way_opens() {
+        let now = Now::read().mono;
+        let (ka, kb) = keys();
+        let (mut a, mut b) = (WireGuard::new(&ka), WireGuard::new(&kb));
+        assert!(a.retry(B, now).is_empty(), "nobody to talk to");
+        let lost = a.encapsulate(B, &kb.public(), &[0x45; 33], now);
+        assert_eq!(lost.len(), 1);
+        // At once would look like a flood: it comes by the next tick.
+        assert!(a.retry(B, now + Duration::from_millis(1)).is_empty());
+        let at = now + RETRY_SPACING;
+        let mut init = Vec::new();
+        while let Some(id) = a.due(at) {
+            init.extend(a.handle_timeout(id, at));
+        }
+        assert_eq!(init.len(), 1, "one initiation");
+        let later = at + RETRY_SPACING;
+        let again = a.retry(B, later);
+        assert_eq!(again.len(), 1, "a later one goes at once");
+        let answer = b.decapsulate(from(), &again[0], later, |k| (*k == ka.public()).then_some(A));
+        let done = a.decapsulate(from(), &answer.send[0], later, |_| None);
+        assert!(done.established);
+        assert!(a.retry(B, later + RETRY_SPACING).is_empty(), "nothing is pending any more");
+        assert_eq!(a.flush(B).len(), 1, "the packet was kept");
     }
 
     #[test]

@@ -336,8 +336,17 @@ impl Engine {
                 if changed || major {
                     self.netcheck(now);
                 }
+                if major {
+                    // Peers that only send to us would go on sending to where we were.
+                    self.magic.search_active(ctx!(self, now));
+                }
             }
-            Underlay::DerpConnected(region) => self.netcheck.note_frame(region, now.mono),
+            Underlay::DerpConnected(region) => {
+                self.netcheck.note_frame(region, now.mono);
+                for id in self.magic.reached_by(region) {
+                    self.retry_handshake(id, now);
+                }
+            }
             Underlay::DerpLost(region) => {
                 self.magic.relay_lost(region);
                 self.out.derp_lost(region);
@@ -385,6 +394,9 @@ impl Engine {
 
     /// What every input may have made due at once: the steps of a netcheck.
     fn settle(&mut self, now: Now) {
+        while let Some(id) = self.magic.take_opened() {
+            self.retry_handshake(id, now);
+        }
         let wish = self.magic.take_netcheck_wish();
         let active = self.magic.active(now.mono);
         let ctx = ctx!(self, now);
@@ -396,6 +408,12 @@ impl Engine {
             self.netcheck.plan_next(active, ctx);
             self.netcheck_done(done, now);
         }
+    }
+
+    /// A way to a peer opened: a handshake that went nowhere before goes there now.
+    fn retry_handshake(&mut self, id: NodeId, now: Now) {
+        let datagrams = self.wg.retry(id, now.mono);
+        self.transmit(id, datagrams, false, None, now);
     }
 
     fn netcheck_done(&mut self, done: Finished, now: Now) {
