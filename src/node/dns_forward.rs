@@ -19,6 +19,9 @@ use crate::wire::DerpMap;
 
 /// A query ends after this long.
 const LIMIT: Duration = Duration::from_secs(10);
+/// A name of one label ends after this long: those are names of the local network, whose resolver is near.
+/// A program that means a machine of the tailnet that is not there (yet) would hang for its own whole limit.
+const BARE_LIMIT: Duration = Duration::from_secs(2);
 /// The next resolver is asked this much later.
 const STAGGER: Duration = Duration::from_millis(200);
 /// An unanswered datagram is sent again after this long.
@@ -33,6 +36,7 @@ pub(super) async fn ask(
     tcp: bool,
     mark: Option<u32>,
 ) -> Option<Bytes> {
+    let limit = limit(&query);
     let mut race = JoinSet::new();
     for (turn, resolver) in (0_u32..).zip(resolvers.into_iter().take(MAX_RESOLVERS)) {
         let query = query.clone();
@@ -53,8 +57,17 @@ pub(super) async fn ask(
         }
         None
     };
-    let good = tokio::time::timeout(LIMIT, finish).await.ok().flatten();
+    let good = tokio::time::timeout(limit, finish).await.ok().flatten();
     good.or(soft)
+}
+
+/// How long a query may take: a name of a single label less.
+fn limit(query: &[u8]) -> Duration {
+    let bare = query.get(12..).and_then(<[u8]>::split_first).is_some_and(|(len, rest)| {
+        // Nothing but the label and the end of the name.
+        *len > 0 && rest.get(usize::from(*len)) == Some(&0)
+    });
+    if bare { BARE_LIMIT } else { LIMIT }
 }
 
 /// Not SERVFAIL and not REFUSED.
@@ -192,6 +205,16 @@ mod tests {
         assert_eq!(got.unwrap()[3], 0x05);
         let none = ask(vec![], Bytes::from_static(QUERY), false, None).await;
         assert_eq!(none, None);
+    }
+
+    #[test]
+    fn bare_names_fail_soon_and_others_get_their_time() {
+        let query = |name: &[u8]| [QUERY, name, &[0, 1, 0, 1]].concat();
+        assert_eq!(limit(&query(b"\x06cellar\0")), BARE_LIMIT);
+        assert_eq!(limit(&query(b"\x01a\x02bc\0")), LIMIT);
+        for broken in [QUERY, &[][..], &[0; 14], &query(b"\xff")] {
+            assert_eq!(limit(broken), LIMIT);
+        }
     }
 
     #[test]

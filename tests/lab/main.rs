@@ -28,6 +28,7 @@ mod scenario_paths;
 mod scenario_policy;
 mod scenario_removal;
 mod scenario_restart;
+mod scenario_roam;
 mod scenario_server;
 mod scenario_testcontrol;
 mod scenario_versions;
