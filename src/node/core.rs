@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::derp::{DerpSet, RegionNews, Tagged};
 use super::dns_forward;
 use super::engine::{
-    Engine, EngineConfig, EngineEvent, EngineStatus, OsConfig, Output, PingOutcome, Underlay,
+    Engine, EngineConfig, EngineEvent, EngineStatus, OsConfig, Output, PingOutcome, Through, Underlay,
 };
 use super::tun::Tun;
 use super::udp::Udp;
@@ -44,8 +44,8 @@ pub enum Command {
     Prefs(bool, bool, bool),
     /// The underlay changed.
     Underlay(Underlay),
-    /// Ping a tailnet address once.
-    Ping(IpAddr, oneshot::Sender<Result<PingOutcome, String>>),
+    /// Ping a tailnet address once, beside the tunnel (disco) or through it.
+    Ping(IpAddr, Option<Through>, oneshot::Sender<Result<PingOutcome, String>>),
     /// Everything `status` shows.
     Status(oneshot::Sender<EngineStatus>),
     /// Whose address is it.
@@ -344,7 +344,7 @@ impl Core {
                 }
             }
             Command::Underlay(news) => self.underlay(news, now),
-            Command::Ping(ip, reply) => self.ping(ip, reply, now),
+            Command::Ping(ip, through, reply) => self.ping(ip, through, reply, now),
             Command::Status(reply) => {
                 let status = self.engine.as_ref().map(|e| e.status(now));
                 let _ = reply.send(status.unwrap_or_default());
@@ -446,7 +446,13 @@ impl Core {
         self.resolve_relays();
     }
 
-    fn ping(&mut self, ip: IpAddr, reply: oneshot::Sender<Result<PingOutcome, String>>, now: Now) {
+    fn ping(
+        &mut self,
+        ip: IpAddr,
+        through: Option<Through>,
+        reply: oneshot::Sender<Result<PingOutcome, String>>,
+        now: Now,
+    ) {
         self.pings.retain(|_, waiting| !waiting.is_closed());
         let Some(engine) = &mut self.engine else {
             let _ = reply.send(Err("the node is not up".to_owned()));
@@ -456,7 +462,11 @@ impl Core {
             let _ = reply.send(Err("too many pings are under way".to_owned()));
             return;
         }
-        match engine.ping(ip, now) {
+        let ping = match through {
+            None => engine.ping(ip, now),
+            Some(through) => engine.ping_through(ip, through, now),
+        };
+        match ping {
             Ok(id) => {
                 self.pings.insert(id, reply);
             }

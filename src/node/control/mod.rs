@@ -65,6 +65,9 @@ pub enum ControlError {
         /// From `Retry-After` on 429.
         retry_after: Option<Duration>,
     },
+    /// A ping that would lead elsewhere than to the server.
+    #[error("the server asks to answer a ping at {0}, which is not the server: refused")]
+    Foreign(String),
     /// The answer could not be read.
     #[error("the server's answer could not be read: {0}")]
     Decode(String),
@@ -185,7 +188,7 @@ impl ControlClient {
     /// Answers a `PingRequest` (HEAD or POST to its URL, over Noise when it says so).
     ///
     /// # Errors
-    /// Transport faults.
+    /// Transport faults, and a URL of another host.
     pub async fn answer_ping(
         &self,
         url: &str,
@@ -208,6 +211,11 @@ impl ControlClient {
                     uri.authority().map_or("", |a| a.as_str())
                 );
                 let target = Target::parse(&origin).ok_or_else(bad)?;
+                // Only the server itself is answered: whoever steers the map stream must not make this
+                // node knock at machines that only it can reach (RELIABILITY.md row 103).
+                if !target.host.eq_ignore_ascii_case(&self.target.host) {
+                    return Err(ControlError::Foreign(target.host));
+                }
                 plain_http(&target, &self.options, method, path, body).await.map(drop)
             }
         })

@@ -207,6 +207,17 @@ async fn a_ping_outside_noise_goes_over_http() {
 }
 
 #[tokio::test]
+async fn a_ping_to_another_host_is_refused() {
+    let fake = Arc::new(fake());
+    let (address, _server) = serve(&fake).await;
+    for url in ["http://169.254.169.254/latest/meta-data/", "http://localhost:22/", "http://127.0.0.2/"] {
+        let refused = client(address).answer_ping(url, false, Some(Vec::new())).await.unwrap_err();
+        assert!(matches!(refused, ControlError::Foreign(_)), "{url}: {refused}");
+    }
+    assert!(fake.paths.lock().is_empty());
+}
+
+#[tokio::test]
 async fn a_lost_or_reset_connection_is_dialled_anew_with_the_same_key() {
     let fake = Arc::new(fake());
     let (address, _server) = serve(&fake).await;

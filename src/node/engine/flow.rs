@@ -220,6 +220,10 @@ impl Engine {
             self.out.dropped("source not of the peer");
             return;
         };
+        if let Some((ping, took)) = self.pings.answered(packet.packet(), now.mono) {
+            self.ping_answered(packet.packet().headers().src, ping, took, now);
+            return;
+        }
         if packet.packet().headers().proto == Proto::TSMP {
             self.handle_tsmp(id, packet.packet(), now);
             return;

@@ -4,6 +4,7 @@
 
 mod apply;
 mod flow;
+mod pings;
 mod view;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
+pub use self::pings::Through;
 use super::disco;
 use super::filter::Filter;
 use super::magicsock::Magicsock;
@@ -239,6 +241,7 @@ pub struct Engine {
     filter: Filter,
     router: Table<NodeId>,
     quad100: Quad100,
+    pings: pings::Pings,
     /// What the shell was last told to set up.
     os: OsConfig,
     endpoints: Vec<(SocketAddr, EndpointType)>,
@@ -266,6 +269,7 @@ impl Engine {
             filter: Filter::default(),
             router: Table::new(),
             quad100: Quad100::default(),
+            pings: pings::Pings::default(),
             os: OsConfig::default(),
             endpoints: Vec::new(),
             control_up: false,
@@ -382,6 +386,7 @@ impl Engine {
         self.magic.handle_timeout(ctx);
         let ctx = ctx!(self, now);
         self.quad100.handle_timeout(ctx);
+        self.give_up_pings(now.mono);
         if self.expiry_at.is_some_and(|t| t <= now.mono) {
             self.check_expiry(now);
         }
@@ -441,6 +446,7 @@ impl Engine {
             self.magic.poll_timeout(),
             self.netcheck.poll_timeout(),
             self.quad100.poll_timeout().map(|t| (t, "dns")),
+            self.pings.poll_timeout().map(|t| (t, "ping")),
             self.expiry_at.map(|t| (t, "key expiry")),
             self.out.idle_at(self.netcheck.home()).map(|t| (t, "idle relay")),
         ]
@@ -459,22 +465,25 @@ impl Engine {
     /// # Errors
     /// When no peer has the address.
     pub fn ping(&mut self, target: IpAddr, now: Now) -> Result<u64, String> {
+        let id = self.pingable(target)?;
+        let ctx = ctx!(self, now);
+        let ping = self.magic.ping(id, ctx);
+        self.settle(now);
+        ping
+    }
+
+    /// The peer with this address, or why it cannot be pinged.
+    fn pingable(&self, target: IpAddr) -> Result<NodeId, String> {
         if self.netmap.own_addresses().any(|a| a == target) {
             return Err(format!("{target} is local"));
         }
         if self.expired {
             return Err("this node's key has expired: log in again".to_owned());
         }
-        let Some(id) = self.router.find(target) else {
-            return Err(match self.whois(target) {
-                Some((node, _)) => format!("the key of {} has expired", node.name),
-                None => format!("no peer has the address {target}"),
-            });
-        };
-        let ctx = ctx!(self, now);
-        let ping = self.magic.ping(id, ctx);
-        self.settle(now);
-        ping
+        self.router.find(target).ok_or_else(|| match self.whois(target) {
+            Some((node, _)) => format!("the key of {} has expired", node.name),
+            None => format!("no peer has the address {target}"),
+        })
     }
 
     /// Starts a netcheck now (after a network change or for `netcheck`).
@@ -490,3 +499,6 @@ impl Engine {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod hostile_tests;

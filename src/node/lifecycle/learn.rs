@@ -12,7 +12,7 @@ impl Lifecycle {
     pub(super) fn learn(&mut self, map: &MapResponse) {
         let told = &mut self.told;
         if let Some(node) = &map.node {
-            if told.self_node.as_ref().map(|n| n.key) != Some(node.key) {
+            if told.self_node.as_ref() != Some(node) {
                 self.bus.send(Notify { self_change: Some(Box::new(node.clone())), ..Notify::default() });
             }
             told.self_node = Some(node.clone());
