@@ -30,5 +30,6 @@ mod scenario_removal;
 mod scenario_restart;
 mod scenario_roam;
 mod scenario_server;
+mod scenario_shell;
 mod scenario_testcontrol;
 mod scenario_versions;
