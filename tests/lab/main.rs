@@ -19,6 +19,7 @@ mod world;
 mod webdriver;
 
 mod scenario_browser;
+mod scenario_diagnostics;
 mod scenario_hostile;
 mod scenario_keys;
 mod scenario_kill;
@@ -29,6 +30,7 @@ mod scenario_policy;
 mod scenario_removal;
 mod scenario_restart;
 mod scenario_roam;
+mod scenario_routes;
 mod scenario_server;
 mod scenario_shell;
 mod scenario_testcontrol;

@@ -40,7 +40,7 @@ fn browse<T: Send + 'static>(
 fn sign_in(browser: &Browser, link: &str) {
     browser.goto(link).unwrap();
     let button = browser.button("Sign in to the console").unwrap();
-    browser.click(&button).unwrap();
+    browser.follow(&button).unwrap();
     assert!(browser.find("nav").is_ok(), "{}", browser.page_text().unwrap());
 }
 
@@ -89,7 +89,7 @@ fn tour(width: u32, label: &'static str) {
         assert!(b.page_text().unwrap().contains("newlaptop"));
         shot("approvals");
         let approve = b.button("Approve device").unwrap();
-        b.click(&approve).unwrap();
+        b.follow(&approve).unwrap();
         assert!(b.page_text().unwrap().contains("newlaptop"), "{}", b.page_text().unwrap());
         shot("device");
         b.goto(&format!("{CONSOLE}/devices")).unwrap();
@@ -103,7 +103,7 @@ fn tour(width: u32, label: &'static str) {
         shot("keys");
         b.click_on("input[name=reusable]").unwrap();
         let make = b.button("Make key").unwrap();
-        b.click(&make).unwrap();
+        b.follow(&make).unwrap();
         let source = b.source().unwrap();
         let at = source.find("tskey-auth-").expect("the key is shown");
         let key: String = source[at..]
@@ -118,20 +118,20 @@ fn tour(width: u32, label: &'static str) {
         b.goto(&format!("{CONSOLE}/access")).unwrap();
         b.fill("textarea.policy", "{\n  \"acls\": [\n    {\"action\": \"accept\", \"src\": [\"tag:sever\"], \"dst\": [\"*:*\"]}\n  ]\n}").unwrap();
         let check = b.button("Check policy").unwrap();
-        b.click(&check).unwrap();
+        b.follow(&check).unwrap();
         let text = b.page_text().unwrap();
         assert!(text.contains("3:") && text.contains("tag:sever"), "{text}");
         shot("policy-error");
         assert!(b.overflow().unwrap() <= 0, "the policy page scrolls sideways");
         b.fill("textarea.policy", "{\n  // one port only\n  \"acls\": [\n    {\"action\": \"accept\", \"src\": [\"*\"], \"dst\": [\"*:22\"]}\n  ]\n}").unwrap();
         let save = b.button("Save policy").unwrap();
-        b.click(&save).unwrap();
+        b.follow(&save).unwrap();
         // It takes access away, so it asks first.
         let text = b.page_text().unwrap();
         assert!(text.contains("takes access away"), "{text}");
         shot("policy-confirm");
         let confirm = b.button("Save and take this access away").unwrap();
-        b.click(&confirm).unwrap();
+        b.follow(&confirm).unwrap();
         assert!(b.page_text().unwrap().contains("Version"), "{}", b.page_text().unwrap());
         shot("policy-saved");
 
@@ -144,7 +144,7 @@ fn tour(width: u32, label: &'static str) {
         b.goto(&one_time).unwrap();
         let again = b.button("Sign in to the console");
         if let Ok(button) = again {
-            b.click(&button).unwrap();
+            b.follow(&button).unwrap();
         }
         (key, b.page_text().unwrap())
     });

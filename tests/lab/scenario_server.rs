@@ -26,6 +26,10 @@ fn a_first_start_needs_nothing_and_shows_how_to_join() {
         if out.status.success() { Ok(()) } else { Err(lossy(&out.stderr)) }
     });
     println!("ready after {:?}", start.elapsed());
+    eventually("the start page is whole", Duration::from_secs(5), || {
+        let text = first.text();
+        if text.contains("State:") && text.contains("--url") { Ok(()) } else { Err(text) }
+    });
     let page = first.text();
     let stdout: Vec<&str> = page.lines().filter(|l| !l.contains("INFO") && !l.contains("WARN")).collect();
     assert!(stdout.len() <= 15, "{} lines:\n{page}", stdout.len());

@@ -9,7 +9,7 @@ use crate::server::Server;
 use crate::world::Lab;
 
 /// A CA and a certificate of it for `addr`, written where the hosts see them.
-fn test_ca(addr: &str) -> (String, String, String) {
+pub fn test_ca(addr: &str) -> (String, String, String) {
     let ca_key = rcgen::KeyPair::generate().unwrap();
     let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);

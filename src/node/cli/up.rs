@@ -259,11 +259,11 @@ fn start_in_background(socket: &Path) -> Result<tokio::sync::oneshot::Receiver<S
     let program =
         std::env::current_exe().map_err(|e| Failure::Ours(format!("cannot find this program: {e}")))?;
     let log = socket.with_extension("log");
-    if let Some(dir) = socket.parent() {
-        let _ = std::fs::create_dir_all(dir);
-    }
-    let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).map_err(|e| {
-        let remedy = if e.kind() == std::io::ErrorKind::PermissionDenied { "; use sudo" } else { "" };
+    let made = socket.parent().map_or(Ok(()), std::fs::create_dir_all);
+    let opened = made.and_then(|()| std::fs::OpenOptions::new().create(true).append(true).open(&log));
+    let file = opened.map_err(|e| {
+        let denied = e.kind() == std::io::ErrorKind::PermissionDenied;
+        let remedy = if denied { "; use sudo" } else { "" };
         yours(format!(
             "no daemon runs, and it cannot be started: cannot write {}: {e}{remedy}",
             log.display()
