@@ -34,6 +34,10 @@ const PER_SOURCE: u64 = 100;
 /// Handshakes per second from all sources before a cookie is asked of everyone: spoofed sources would
 /// each have their own budget (RELIABILITY.md row 49).
 const OVERALL: u32 = 200;
+/// Why a datagram of no session of ours is dropped: its sender has one that we lost.
+pub(crate) const UNKNOWN_SESSION: &str = "unknown session";
+/// Between two initiations that such datagrams cause.
+const RENEW_SPACING: Duration = Duration::from_secs(5);
 /// Between two initiations when a way to the peer just opened: its flood guard drops closer ones.
 const RETRY_SPACING: Duration = Duration::from_millis(50);
 /// Receiver indices remembered per peer: eight sessions and the tries of a handshake.
@@ -348,6 +352,21 @@ impl WireGuard {
         out
     }
 
+    /// A peer sends by a session we do not have: we restarted, and it cannot know. It would go on for fifteen
+    /// seconds, so that we begin a session of our own.
+    pub(crate) fn renew(&mut self, id: NodeId, key: &NodePublic, now: Instant) -> Vec<Bytes> {
+        let s = self.session(id, key, now);
+        let mut out = Vec::new();
+        if s.handshaking(now) || s.last_init.is_some_and(|t| now < t + RENEW_SPACING) {
+            return out;
+        }
+        out.extend(s.tunn.format_handshake_initiation(false).map(|p| freeze(p.into())));
+        s.last_data = now;
+        self.arm(id, now + TICK);
+        self.note_all(id, &out, now);
+        out
+    }
+
     /// Ticks a session that is [`WireGuard::due`] and plans its next tick.
     pub(crate) fn handle_timeout(&mut self, id: NodeId, now: Instant) -> Vec<Bytes> {
         let mut out = Vec::new();
@@ -436,7 +455,7 @@ impl WireGuard {
         };
         match self.by_index.get(&index) {
             Some(&id) => self.feed(id, kind, now),
-            None => Outcome::drop("unknown session"),
+            None => Outcome::drop(UNKNOWN_SESSION),
         }
     }
 
@@ -562,6 +581,30 @@ mod tests {
         assert!(done.established);
         assert!(a.retry(B, later + RETRY_SPACING).is_empty(), "nothing is pending any more");
         assert_eq!(a.flush(B).len(), 1, "the packet was kept");
+    }
+
+    #[test]
+    fn a_peer_that_lost_its_sessions_begins_a_new_one_when_it_hears_of_them() {
+        let now = Now::read().mono;
+        let (ka, kb) = keys();
+        let (mut a, mut b) = (WireGuard::new(&ka), WireGuard::new(&kb));
+        let init = a.encapsulate(B, &kb.public(), b"x", now);
+        let answer = b.decapsulate(from(), &init[0], now, |_| Some(A));
+        a.decapsulate(from(), &answer.send[0], now, |_| None);
+        // B restarts.
+        let mut b = WireGuard::new(&kb);
+        let data = a.encapsulate(B, &kb.public(), &[0x45; 33], now);
+        let lost = b.decapsulate(from(), &data[0], now, |_| None);
+        assert_eq!(lost.dropped, Some(UNKNOWN_SESSION));
+        let begin = b.renew(A, &ka.public(), now);
+        assert_eq!(begin.len(), 1);
+        assert!(b.renew(A, &ka.public(), now + Duration::from_secs(1)).is_empty(), "not for every packet");
+        let answer = a.decapsulate(from(), &begin[0], now, |_| Some(B));
+        let done = b.decapsulate(from(), &answer.send[0], now, |_| None);
+        assert!(done.established);
+        a.decapsulate(from(), &done.send[0], now, |_| None);
+        let data = a.encapsulate(B, &kb.public(), &[0x45; 33], now);
+        assert!(b.decapsulate(from(), &data[0], now, |_| None).packet.is_some());
     }
 
     #[test]

@@ -36,6 +36,9 @@ macro_rules! ctx {
 }
 use ctx;
 
+/// Datagrams of unknown sessions looked into per second.
+const MAX_REVIVALS: u32 = 20;
+
 /// What a new engine is made from.
 #[derive(Debug)]
 pub struct EngineConfig {
@@ -242,6 +245,8 @@ pub struct Engine {
     router: Table<NodeId>,
     quad100: Quad100,
     pings: pings::Pings,
+    /// When datagrams of unknown sessions were looked into last, and how often in that second.
+    revived: Option<(Instant, u32)>,
     /// What the shell was last told to set up.
     os: OsConfig,
     endpoints: Vec<(SocketAddr, EndpointType)>,
@@ -270,6 +275,7 @@ impl Engine {
             router: Table::new(),
             quad100: Quad100::default(),
             pings: pings::Pings::default(),
+            revived: None,
             os: OsConfig::default(),
             endpoints: Vec::new(),
             control_up: false,
@@ -419,6 +425,27 @@ impl Engine {
     fn retry_handshake(&mut self, id: NodeId, now: Now) {
         let datagrams = self.wg.retry(id, now.mono);
         self.transmit(id, datagrams, false, None, now);
+    }
+
+    /// A datagram of a session we lost: whoever may have sent it is offered a new one. Bounded, because
+    /// anybody can send such datagrams.
+    fn revive(&mut self, from: Path, relayed: Option<NodePublic>, now: Now) {
+        let (since, count) = self.revived.unwrap_or((now.mono, 0));
+        let (since, count) =
+            if now.mono >= since + Duration::from_secs(1) { (now.mono, 0) } else { (since, count) };
+        self.revived = Some((since, count + 1));
+        if count >= MAX_REVIVALS {
+            return;
+        }
+        let id = match (relayed, from) {
+            (Some(key), _) => self.magic.by_key(&key),
+            (None, Path::Direct(addr)) => self.magic.by_addr(addr),
+            (None, Path::Derp(_)) => None,
+        };
+        if let Some((id, key)) = id.and_then(|id| Some((id, self.magic.key_of(id)?))) {
+            let datagrams = self.wg.renew(id, &key, now.mono);
+            self.transmit(id, datagrams, false, Some(from), now);
+        }
     }
 
     fn netcheck_done(&mut self, done: Finished, now: Now) {

@@ -107,6 +107,11 @@ impl Magicsock {
         self.opened.pop()
     }
 
+    /// A peer that may stand at this address. Walks over all peers: not for every packet.
+    pub(crate) fn by_addr(&self, addr: SocketAddr) -> Option<NodeId> {
+        self.peers.iter().filter(|(_, p)| p.may_be_at(addr)).map(|(id, _)| *id).min()
+    }
+
     /// The peers that packets reach by this relay region.
     pub(crate) fn reached_by(&self, region: RegionId) -> Vec<NodeId> {
         self.peers.iter().filter(|(_, p)| p.relay() == Some(region)).map(|(id, _)| *id).collect()

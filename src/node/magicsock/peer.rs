@@ -232,6 +232,11 @@ impl PeerPaths {
         due
     }
 
+    /// Whether an address is one of the candidates.
+    pub(crate) fn may_be_at(&self, addr: SocketAddr) -> bool {
+        self.candidates.contains_key(&addr)
+    }
+
     /// All candidates, whatever was pinged when.
     pub(crate) fn candidates(&self) -> Vec<SocketAddr> {
         self.candidates.keys().copied().collect()
