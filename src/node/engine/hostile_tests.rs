@@ -130,6 +130,5 @@ fn five_hundred_relays_do_not_make_a_flood() {
         now = now.after(Duration::from_millis(100));
         engine.handle_timeout(now);
     }
-    println!("{datagrams} datagrams in ten seconds, {worst} at once");
     assert!(datagrams <= 3_000 && worst <= 1_500, "{datagrams} datagrams, {worst} at once");
 }
