@@ -69,7 +69,8 @@ fn round(kind: Kind, figures: &mut Figures, seconds: u32) {
 
     let listen = {
         let mut command = a.host.command("iperf3");
-        command.args(["-s", "-1"]);
+        // To a pipe iperf3 would say that it listens only when it ends.
+        command.args(["-s", "-1", "--forceflush"]);
         a.host.spawn("iperf3", command)
     };
     world::eventually("iperf3 listens", Duration::from_secs(5), || {

@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 use super::derp::{DerpSet, RegionNews, Tagged};
 use super::dns_forward;
 use super::engine::{
-    Engine, EngineConfig, EngineEvent, EngineStatus, OsConfig, Output, PingOutcome, Through, Underlay,
+    Engine, EngineConfig, EngineEvent, EngineStatus, IoStats, OsConfig, Output, PingOutcome, Through,
+    Underlay,
 };
 use super::tun::Tun;
 use super::udp::Udp;
@@ -245,16 +246,11 @@ impl Core {
             return;
         };
         for _ in 0..TURN {
-            let more = self.udp.recv(|from, bytes| {
-                // One byte is the sentinel of a kernel workaround, never a message.
-                if bytes.len() > 1 {
-                    engine.handle_udp(from, bytes, now);
-                }
-            });
-            if !more {
+            if !self.udp.recv(|from, bytes| engine.feed_udp(from, bytes, now)) {
                 break;
             }
         }
+        engine.end_batch(now);
     }
 
     fn read_tun(&mut self) {
@@ -263,12 +259,15 @@ impl Core {
             let engine = &mut self.engine;
             let more = self.tun.recv(|packet| {
                 if let Some(engine) = engine {
-                    engine.handle_tun(packet, now);
+                    engine.feed_tun(packet, now);
                 }
             });
             if !more {
                 break;
             }
+        }
+        if let Some(engine) = &mut self.engine {
+            engine.end_batch(now);
         }
     }
 
@@ -346,8 +345,9 @@ impl Core {
             Command::Underlay(news) => self.underlay(news, now),
             Command::Ping(ip, through, reply) => self.ping(ip, through, reply, now),
             Command::Status(reply) => {
-                let status = self.engine.as_ref().map(|e| e.status(now));
-                let _ = reply.send(status.unwrap_or_default());
+                let mut status = self.engine.as_ref().map(|e| e.status(now)).unwrap_or_default();
+                status.io = IoStats { tun: self.tun.stats(), udp: self.udp.stats() };
+                let _ = reply.send(status);
             }
             Command::Whois(ip, reply) => {
                 let _ = reply.send(self.engine.as_ref().and_then(|e| e.whois(ip)));

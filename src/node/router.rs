@@ -1,10 +1,11 @@
 //! Which peer owns an address: longest prefix first. Exact addresses, nearly all of the table, are one
 //! look-up; subnet routes are few lengths, tried from long to short.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+
+use super::hash::FastMap;
 
 /// A table from prefixes to values.
 #[derive(Debug, Clone)]
@@ -16,7 +17,7 @@ pub(crate) struct Table<T> {
 #[derive(Debug, Clone)]
 struct Family<T> {
     /// Longest first.
-    lengths: Vec<(u8, HashMap<u128, T>)>,
+    lengths: Vec<(u8, FastMap<u128, T>)>,
     bits: u8,
 }
 
@@ -37,7 +38,7 @@ impl<T: Copy> Family<T> {
             Some((l, map)) if *l == len => {
                 map.entry(key).or_insert(value);
             }
-            _ => self.lengths.insert(at, (len, HashMap::from([(key, value)]))),
+            _ => self.lengths.insert(at, (len, FastMap::from_iter([(key, value)]))),
         }
     }
 

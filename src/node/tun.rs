@@ -1,15 +1,19 @@
 //! The TUN device (dataplane.md 10.1 to 10.3): made by name, read and written in batches.
 //!
-//! With offload one read may hold a train of TCP or UDP segments, which tun-rs splits, and writes
-//! are merged; `--no-offload` turns that off for kernels where the vnet header is broken.
+//! With offload one read may hold a train of TCP segments or UDP datagrams, which `gso` splits, and writes
+//! are joined by `gro`; without, for kernels where the vnet header is broken, packets go one by one.
 
-use std::io;
+use std::io::{self, IoSlice};
 
 use bytes::Bytes;
-use tun_rs::{AsyncDevice, DeviceBuilder, GROTable, IDEAL_BATCH_SIZE, VIRTIO_NET_HDR_LEN};
+use tun_rs::{AsyncDevice, DeviceBuilder};
 
-/// Room for one segment of a split train; a plain packet may be as large as IP allows.
-const SEGMENT: usize = 65_535;
+use super::engine::CallStats;
+use super::gro::{Gro, MAX_PARTS, VNET};
+use super::gso;
+
+/// A packet may be as large as IP allows.
+const PACKET: usize = 65_535;
 /// The MTU every node of a tailnet uses.
 pub const MTU: u16 = 1280;
 
@@ -18,12 +22,12 @@ pub struct Tun {
     device: AsyncDevice,
     name: String,
     index: u32,
+    offload: bool,
+    join_udp: bool,
     raw: Vec<u8>,
-    segments: Vec<Vec<u8>>,
-    sizes: Vec<usize>,
-    gro: GROTable,
-    out: Vec<Vec<u8>>,
-    errors: u64,
+    scratch: Vec<u8>,
+    gro: Gro,
+    stats: CallStats,
 }
 
 impl std::fmt::Debug for Tun {
@@ -31,7 +35,7 @@ impl std::fmt::Debug for Tun {
         f.debug_struct("Tun")
             .field("name", &self.name)
             .field("index", &self.index)
-            .field("errors", &self.errors)
+            .field("stats", &self.stats)
             .finish_non_exhaustive()
     }
 }
@@ -44,17 +48,16 @@ impl Tun {
     pub fn open(name: &str, offload: bool) -> io::Result<Self> {
         let device = DeviceBuilder::new().name(name).mtu(MTU).offload(offload).enable(false).build_async()?;
         let index = device.if_index()?;
-        let count = if offload { IDEAL_BATCH_SIZE } else { 1 };
         Ok(Self {
             name: device.name()?,
             index,
+            offload,
+            join_udp: offload && device.udp_gso(),
             device,
-            raw: vec![0; VIRTIO_NET_HDR_LEN + SEGMENT],
-            segments: vec![vec![0; SEGMENT]; count],
-            sizes: vec![0; count],
-            gro: GROTable::default(),
-            out: Vec::new(),
-            errors: 0,
+            raw: vec![0; VNET + PACKET],
+            scratch: Vec::new(),
+            gro: Gro::default(),
+            stats: CallStats::default(),
         })
     }
 
@@ -70,6 +73,12 @@ impl Tun {
         self.index
     }
 
+    /// What went through so far.
+    #[must_use]
+    pub const fn stats(&self) -> CallStats {
+        self.stats
+    }
+
     /// Waits until a packet may be there.
     ///
     /// # Errors
@@ -81,38 +90,64 @@ impl Tun {
     /// Hands the packets of one read to `take`; false when there were none. A train that cannot be
     /// split is a lost train, not a dead device.
     pub fn recv(&mut self, mut take: impl FnMut(&[u8])) -> bool {
-        match self.device.try_recv_multiple(&mut self.raw, &mut self.segments, &mut self.sizes, 0) {
-            Ok(count) => {
-                for (segment, size) in self.segments.iter().zip(&self.sizes).take(count) {
-                    take(segment.get(..*size).unwrap_or_default());
-                }
-                true
-            }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => false,
+        let len = match self.device.try_recv(&mut self.raw) {
+            Ok(len) => len,
             Err(e) => {
-                self.errors += 1;
+                if e.kind() != io::ErrorKind::WouldBlock {
+                    self.stats.errors += 1;
+                    tracing::trace!("TUN read: {e}");
+                }
+                return false;
+            }
+        };
+        self.stats.reads += 1;
+        let read = self.raw.get_mut(..len).unwrap_or_default();
+        if !self.offload {
+            self.stats.packets_in += 1;
+            take(read);
+            return true;
+        }
+        match gso::split(read, &mut self.scratch, take) {
+            Ok(count) => self.stats.packets_in += u64::try_from(count).unwrap_or_default(),
+            Err(e) => {
+                self.stats.errors += 1;
                 tracing::trace!("TUN read: {e}");
-                false
             }
         }
+        true
     }
 
-    /// Writes packets in order, merged where the device can; failures are counted.
+    /// Writes packets in order, joined where the device can; failures are counted.
     pub async fn send(&mut self, packets: &[Bytes]) {
-        for chunk in packets.chunks(IDEAL_BATCH_SIZE) {
-            self.out.truncate(chunk.len());
-            self.out.resize_with(chunk.len(), Vec::new);
-            for (buf, packet) in self.out.iter_mut().zip(chunk) {
-                buf.clear();
-                buf.resize(VIRTIO_NET_HDR_LEN, 0);
-                buf.extend_from_slice(packet);
+        self.stats.packets_out += u64::try_from(packets.len()).unwrap_or_default();
+        if !self.offload {
+            for packet in packets {
+                let sent = self.device.send(packet).await;
+                note(&mut self.stats, sent);
             }
-            let sent = self.device.send_multiple(&mut self.gro, &mut self.out, VIRTIO_NET_HDR_LEN).await;
-            if let Err(e) = sent {
-                // EIO: the interface is down, which is what `down` means.
-                self.errors += 1;
-                tracing::trace!("TUN write: {e}");
-            }
+            return;
         }
+        self.gro.plan(packets, self.join_udp);
+        for train in self.gro.trains() {
+            Gro::head(train, packets, &mut self.scratch);
+            let mut slices = [IoSlice::new(&[]); MAX_PARTS + 1];
+            let parts = std::iter::once(&*self.scratch).chain(self.gro.payloads(train, packets));
+            let mut count = 0;
+            for (slice, part) in slices.iter_mut().zip(parts) {
+                *slice = IoSlice::new(part);
+                count += 1;
+            }
+            let sent = self.device.send_vectored(slices.get(..count).unwrap_or_default()).await;
+            note(&mut self.stats, sent);
+        }
+    }
+}
+
+fn note(stats: &mut CallStats, sent: io::Result<usize>) {
+    stats.writes += 1;
+    if let Err(e) = sent {
+        // EIO: the interface is down, which is what `down` means.
+        stats.errors += 1;
+        tracing::trace!("TUN write: {e}");
     }
 }

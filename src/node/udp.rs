@@ -6,19 +6,23 @@
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use nix::sys::socket::{setsockopt, sockopt};
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
+use super::engine::CallStats;
 use super::sys;
 
 /// What the official client asks of both socket buffers.
 const SOCKET_BUFFER: usize = 7 << 20;
 /// One slot takes a whole GRO train.
 const SLOT: usize = 65_536;
+/// Trains of one read: more would not stay in the processor's cache until they are decrypted.
+const SLOTS: usize = 8;
+const _: () = assert!(SLOTS <= BATCH_SIZE);
 /// Largest UDP payload over IPv4; IPv6 would allow 20 bytes more.
 const MAX_PAYLOAD: usize = 65_507;
 
@@ -73,11 +77,17 @@ impl Sock {
     }
 
     /// Sends a run of datagrams of which all but the last have the size of the first.
-    async fn send_run(&mut self, to: SocketAddr, run: &[Bytes], scratch: &mut Vec<u8>) -> u64 {
-        let mut failed = 0;
-        if let (true, [first, _, ..]) = (self.gso, run) {
+    async fn send_run(
+        &mut self,
+        to: SocketAddr,
+        run: &[(SocketAddr, Bytes)],
+        scratch: &mut Vec<u8>,
+    ) -> CallStats {
+        let mut stats = CallStats::default();
+        if let (true, [(_, first), _, ..]) = (self.gso, run) {
             scratch.clear();
-            run.iter().for_each(|b| scratch.extend_from_slice(b));
+            run.iter().for_each(|(_, b)| scratch.extend_from_slice(b));
+            stats.writes += 1;
             let transmit = Transmit {
                 destination: to,
                 ecn: None,
@@ -86,27 +96,39 @@ impl Sock {
                 src_ip: None,
             };
             match self.send(&transmit).await {
-                Ok(()) => return 0,
+                Ok(()) => {
+                    stats.packets_out += count(run.len());
+                    return stats;
+                }
                 Err(e) if matches!(e.raw_os_error(), Some(libc::EIO | libc::EINVAL)) => {
                     tracing::info!("this network card cannot segment UDP; sending one by one");
                     self.gso = false;
                 }
                 Err(e) => {
                     tracing::trace!("send to {to}: {e}");
-                    return u64::try_from(run.len()).unwrap_or(u64::MAX);
+                    stats.errors += count(run.len());
+                    return stats;
                 }
             }
         }
-        for bytes in run {
+        for (_, bytes) in run {
+            stats.writes += 1;
             let transmit =
                 Transmit { destination: to, ecn: None, contents: bytes, segment_size: None, src_ip: None };
-            if let Err(e) = self.send(&transmit).await {
-                tracing::trace!("send to {to}: {e}");
-                failed += 1;
+            match self.send(&transmit).await {
+                Ok(()) => stats.packets_out += 1,
+                Err(e) => {
+                    tracing::trace!("send to {to}: {e}");
+                    stats.errors += 1;
+                }
             }
         }
-        failed
+        stats
     }
+}
+
+fn count(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
 }
 
 /// How many datagrams of `batch`, from its start, may travel as one GSO datagram.
@@ -136,14 +158,14 @@ pub struct Udp {
     v6: Option<Sock>,
     slots: Vec<u8>,
     scratch: Vec<u8>,
-    dropped: u64,
+    stats: CallStats,
 }
 
 impl std::fmt::Debug for Udp {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Udp")
             .field("ports", &self.ports())
-            .field("dropped", &self.dropped)
+            .field("stats", &self.stats)
             .finish_non_exhaustive()
     }
 }
@@ -167,9 +189,9 @@ impl Udp {
         Ok(Self {
             v4: first.ok(),
             v6: second.ok(),
-            slots: vec![0; SLOT * BATCH_SIZE],
+            slots: vec![0; SLOT * SLOTS],
             scratch: Vec::with_capacity(SLOT),
-            dropped: 0,
+            stats: CallStats::default(),
         })
     }
 
@@ -179,10 +201,10 @@ impl Udp {
         (self.v4.as_ref().and_then(Sock::port), self.v6.as_ref().and_then(Sock::port))
     }
 
-    /// Datagrams that could not be sent.
+    /// What went through so far.
     #[must_use]
-    pub const fn dropped(&self) -> u64 {
-        self.dropped
+    pub const fn stats(&self) -> CallStats {
+        self.stats
     }
 
     /// Waits until one of the sockets may have something.
@@ -200,15 +222,17 @@ impl Udp {
     }
 
     /// Hands every datagram of one batch per socket to `take`; true when something came.
-    pub fn recv(&mut self, mut take: impl FnMut(SocketAddr, &[u8])) -> bool {
+    pub fn recv(&mut self, mut take: impl FnMut(SocketAddr, BytesMut)) -> bool {
         let mut any = false;
         for sock in [&self.v4, &self.v6].into_iter().flatten() {
-            let mut meta = [RecvMeta::default(); BATCH_SIZE];
-            let mut slices: Vec<IoSliceMut<'_>> = self.slots.chunks_mut(SLOT).map(IoSliceMut::new).collect();
+            let mut meta = [RecvMeta::default(); SLOTS];
+            let mut chunks = self.slots.chunks_mut(SLOT);
+            let mut slices: [IoSliceMut<'_>; SLOTS] =
+                std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
             let received = sock
                 .io
                 .try_io(Interest::READABLE, || sock.state.recv((&sock.io).into(), &mut slices, &mut meta));
-            let count = match received {
+            let filled = match received {
                 Ok(n) => n,
                 Err(e) => {
                     if e.kind() != io::ErrorKind::WouldBlock {
@@ -218,10 +242,14 @@ impl Udp {
                 }
             };
             any = true;
-            for (slice, m) in slices.iter().zip(&meta).take(count) {
+            for (slice, m) in slices.iter().zip(&meta).take(filled) {
                 let from = SocketAddr::new(m.addr.ip().to_canonical(), m.addr.port());
-                let filled = slice.get(..m.len).unwrap_or_default();
-                for datagram in filled.chunks(m.stride.max(1)) {
+                // One piece of memory for the train, which its datagrams share.
+                let mut train = BytesMut::from(slice.get(..m.len).unwrap_or_default());
+                self.stats.reads += 1;
+                while !train.is_empty() {
+                    let datagram = train.split_to(m.stride.clamp(1, train.len()));
+                    self.stats.packets_in += 1;
                     take(from, datagram);
                 }
             }
@@ -235,14 +263,16 @@ impl Udp {
         while let Some((to, _)) = rest.first() {
             let sock = if to.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
             let Some(sock) = sock else {
-                self.dropped += 1;
+                self.stats.errors += 1;
                 rest = rest.get(1..).unwrap_or_default();
                 continue;
             };
             let segments = if sock.gso { sock.state.max_gso_segments().min(64) } else { 1 };
             let (run, tail) = rest.split_at(run_length(rest, segments).min(rest.len()));
-            let bytes: Vec<Bytes> = run.iter().map(|(_, b)| b.clone()).collect();
-            self.dropped += sock.send_run(*to, &bytes, &mut self.scratch).await;
+            let sent = sock.send_run(*to, run, &mut self.scratch).await;
+            self.stats.writes += sent.writes;
+            self.stats.packets_out += sent.packets_out;
+            self.stats.errors += sent.errors;
             rest = tail;
         }
     }
@@ -274,19 +304,25 @@ mod tests {
         let mut a = Udp::bind(0, None).unwrap();
         let mut b = Udp::bind(0, None).unwrap();
         let port = b.ports().0.unwrap();
-        let sent: Vec<(SocketAddr, Bytes)> = (0..5_u8)
+        let sent: Vec<(SocketAddr, Bytes)> = (0..40_u8)
             .map(|i| {
-                let len = if i == 4 { 50 } else { 100 };
+                let len = if i == 39 { 50 } else { 100 };
                 (SocketAddr::from(([127, 0, 0, 1], port)), Bytes::from(vec![i; len]))
             })
             .collect();
         a.send(&sent).await;
         let mut got: Vec<Vec<u8>> = Vec::new();
-        while got.len() < 5 {
+        while got.len() < 40 {
             b.readable().await;
             b.recv(|_, bytes| got.push(bytes.to_vec()));
         }
         let expected: Vec<Vec<u8>> = sent.iter().map(|(_, b)| b.to_vec()).collect();
         assert_eq!(got, expected);
+        assert_eq!(a.stats().packets_out, 40);
+        assert_eq!(b.stats().packets_in, 40);
+        if a.v4.as_ref().is_some_and(|s| s.gso) {
+            assert_eq!(a.stats().writes, 1);
+            assert!(b.stats().reads <= 2, "{:?}", b.stats());
+        }
     }
 }

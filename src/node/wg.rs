@@ -5,7 +5,7 @@
 //! is not ticked at all: it is brought up to date when the next packet wants it, and dropped after ten
 //! minutes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use gotatun::packet::{Packet, WgKind};
 use gotatun::tun::MtuWatcher;
 use gotatun::x25519::{PublicKey, StaticSecret};
 
+use super::hash::FastMap;
 use crate::keys::{NodeId, NodePrivate, NodePublic};
 
 /// How often a busy session is ticked.
@@ -132,8 +133,8 @@ impl Session {
 pub(crate) struct WireGuard {
     secret: StaticSecret,
     public: PublicKey,
-    sessions: HashMap<NodeId, Session>,
-    by_index: HashMap<u32, NodeId>,
+    sessions: FastMap<NodeId, Session>,
+    by_index: FastMap<u32, NodeId>,
     timers: BTreeSet<(Instant, NodeId)>,
     /// Counters of sessions that were dropped.
     past: BTreeMap<NodeId, (u64, u64)>,
@@ -182,8 +183,8 @@ impl WireGuard {
             strict: RateLimiter::new(&public, 0),
             secret,
             public,
-            sessions: HashMap::new(),
-            by_index: HashMap::new(),
+            sessions: FastMap::default(),
+            by_index: FastMap::default(),
             timers: BTreeSet::new(),
             past: BTreeMap::new(),
             table: IndexTable::from_os_rng(),
@@ -308,15 +309,16 @@ impl WireGuard {
         key: &NodePublic,
         plain: &[u8],
         now: Instant,
-    ) -> Vec<Bytes> {
-        let mut out = Vec::with_capacity(1);
+        out: &mut Vec<Bytes>,
+    ) {
         if self.sessions.get(&id).is_none_or(|s| s.key != *key) {
             self.session(id, key, now);
         }
         let Some(s) = self.sessions.get_mut(&id) else {
-            return out;
+            return;
         };
-        s.catch_up(now, &mut out);
+        let before = out.len();
+        s.catch_up(now, out);
         let mut buf = BytesMut::with_capacity(plain.len().next_multiple_of(16));
         buf.extend_from_slice(plain);
         let sent = s.tunn.handle_outgoing_packet(Packet::from_bytes(buf), Some(&mut self.mtu));
@@ -325,8 +327,7 @@ impl WireGuard {
         if s.tick_at > now + TICK {
             self.arm(id, now + TICK);
         }
-        self.note_all(id, &out, now);
-        out
+        self.note_all(id, out.get(before..).unwrap_or_default(), now);
     }
 
     fn note_all(&mut self, id: NodeId, sent: &[Bytes], now: Instant) {
@@ -397,9 +398,9 @@ impl WireGuard {
         out
     }
 
-    fn verify(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) -> Result<WgKind, Box<Outcome>> {
-        let packet = Packet::from_bytes(BytesMut::from(datagram));
+    fn verify(&mut self, from: SocketAddr, datagram: BytesMut, now: Instant) -> Result<WgKind, Box<Outcome>> {
         let handshake = matches!(datagram.first(), Some(1 | 2));
+        let packet = Packet::from_bytes(datagram);
         if !handshake {
             return packet.try_into_wg().map_err(|_| Box::new(Outcome::drop("not wireguard")));
         }
@@ -428,7 +429,7 @@ impl WireGuard {
     pub(crate) fn decapsulate(
         &mut self,
         from: SocketAddr,
-        datagram: &[u8],
+        datagram: BytesMut,
         now: Instant,
         lookup: impl FnOnce(&NodePublic) -> Option<NodeId>,
     ) -> Outcome {
@@ -534,6 +535,12 @@ mod tests {
         (NodePrivate::generate(&mut rng), NodePrivate::generate(&mut rng))
     }
 
+    fn seal(a: &mut WireGuard, to: &NodePrivate, plain: &[u8], now: Instant) -> Vec<Bytes> {
+        let mut out = Vec::new();
+        a.encapsulate(B, &to.public(), plain, now, &mut out);
+        out
+    }
+
     fn from() -> SocketAddr {
         "192.0.2.1:1".parse().unwrap()
     }
@@ -543,18 +550,19 @@ mod tests {
         let now = Now::read().mono;
         let (ka, kb) = keys();
         let (mut a, mut b) = (WireGuard::new(&ka), WireGuard::new(&kb));
-        let init = a.encapsulate(B, &kb.public(), &[0x45; 33], now);
-        let answer = b.decapsulate(from(), &init[0], now, |k| (*k == ka.public()).then_some(A));
+        let init = seal(&mut a, &kb, &[0x45; 33], now);
+        let answer =
+            b.decapsulate(from(), BytesMut::from(&init[0][..]), now, |k| (*k == ka.public()).then_some(A));
         assert_eq!(answer.peer, Some(A));
-        let done = a.decapsulate(from(), &answer.send[0], now, |_| None);
+        let done = a.decapsulate(from(), BytesMut::from(&answer.send[0][..]), now, |_| None);
         assert!(done.established);
-        let keepalive = b.decapsulate(from(), &done.send[0], now, |_| None);
+        let keepalive = b.decapsulate(from(), BytesMut::from(&done.send[0][..]), now, |_| None);
         assert!(keepalive.established && keepalive.packet.is_none());
         let queued = a.flush(B);
-        let got = b.decapsulate(from(), &queued[0], now, |_| None);
+        let got = b.decapsulate(from(), BytesMut::from(&queued[0][..]), now, |_| None);
         assert_eq!(got.packet.as_deref().map(|p| &p[..33]), Some(&[0x45; 33][..]));
         // A replay is refused quietly.
-        assert!(b.decapsulate(from(), &queued[0], now, |_| None).packet.is_none());
+        assert!(b.decapsulate(from(), BytesMut::from(&queued[0][..]), now, |_| None).packet.is_none());
     }
 
     #[test]
@@ -563,7 +571,7 @@ mod tests {
         let (ka, kb) = keys();
         let (mut a, mut b) = (WireGuard::new(&ka), WireGuard::new(&kb));
         assert!(a.retry(B, now).is_empty(), "nobody to talk to");
-        let lost = a.encapsulate(B, &kb.public(), &[0x45; 33], now);
+        let lost = seal(&mut a, &kb, &[0x45; 33], now);
         assert_eq!(lost.len(), 1);
         // At once would look like a flood: it comes by the next tick.
         assert!(a.retry(B, now + Duration::from_millis(1)).is_empty());
@@ -576,8 +584,9 @@ mod tests {
         let later = at + RETRY_SPACING;
         let again = a.retry(B, later);
         assert_eq!(again.len(), 1, "a later one goes at once");
-        let answer = b.decapsulate(from(), &again[0], later, |k| (*k == ka.public()).then_some(A));
-        let done = a.decapsulate(from(), &answer.send[0], later, |_| None);
+        let answer =
+            b.decapsulate(from(), BytesMut::from(&again[0][..]), later, |k| (*k == ka.public()).then_some(A));
+        let done = a.decapsulate(from(), BytesMut::from(&answer.send[0][..]), later, |_| None);
         assert!(done.established);
         assert!(a.retry(B, later + RETRY_SPACING).is_empty(), "nothing is pending any more");
         assert_eq!(a.flush(B).len(), 1, "the packet was kept");
@@ -588,23 +597,23 @@ mod tests {
         let now = Now::read().mono;
         let (ka, kb) = keys();
         let (mut a, mut b) = (WireGuard::new(&ka), WireGuard::new(&kb));
-        let init = a.encapsulate(B, &kb.public(), b"x", now);
-        let answer = b.decapsulate(from(), &init[0], now, |_| Some(A));
-        a.decapsulate(from(), &answer.send[0], now, |_| None);
+        let init = seal(&mut a, &kb, b"x", now);
+        let answer = b.decapsulate(from(), BytesMut::from(&init[0][..]), now, |_| Some(A));
+        a.decapsulate(from(), BytesMut::from(&answer.send[0][..]), now, |_| None);
         // B restarts.
         let mut b = WireGuard::new(&kb);
-        let data = a.encapsulate(B, &kb.public(), &[0x45; 33], now);
-        let lost = b.decapsulate(from(), &data[0], now, |_| None);
+        let data = seal(&mut a, &kb, &[0x45; 33], now);
+        let lost = b.decapsulate(from(), BytesMut::from(&data[0][..]), now, |_| None);
         assert_eq!(lost.dropped, Some(UNKNOWN_SESSION));
         let begin = b.renew(A, &ka.public(), now);
         assert_eq!(begin.len(), 1);
         assert!(b.renew(A, &ka.public(), now + Duration::from_secs(1)).is_empty(), "not for every packet");
-        let answer = a.decapsulate(from(), &begin[0], now, |_| Some(B));
-        let done = b.decapsulate(from(), &answer.send[0], now, |_| None);
+        let answer = a.decapsulate(from(), BytesMut::from(&begin[0][..]), now, |_| Some(B));
+        let done = b.decapsulate(from(), BytesMut::from(&answer.send[0][..]), now, |_| None);
         assert!(done.established);
-        a.decapsulate(from(), &done.send[0], now, |_| None);
-        let data = a.encapsulate(B, &kb.public(), &[0x45; 33], now);
-        assert!(b.decapsulate(from(), &data[0], now, |_| None).packet.is_some());
+        a.decapsulate(from(), BytesMut::from(&done.send[0][..]), now, |_| None);
+        let data = seal(&mut a, &kb, &[0x45; 33], now);
+        assert!(b.decapsulate(from(), BytesMut::from(&data[0][..]), now, |_| None).packet.is_some());
     }
 
     #[test]
@@ -612,14 +621,14 @@ mod tests {
         let now = Now::read().mono;
         let (ka, kb) = keys();
         let (mut a, mut b) = (WireGuard::new(&ka), WireGuard::new(&kb));
-        let init = a.encapsulate(B, &kb.public(), b"x", now);
-        let out = b.decapsulate(from(), &init[0], now, |_| None);
+        let init = seal(&mut a, &kb, b"x", now);
+        let out = b.decapsulate(from(), BytesMut::from(&init[0][..]), now, |_| None);
         assert_eq!(out.dropped, Some("handshake of a stranger"));
         assert!(out.send.is_empty() && b.sessions.is_empty());
         let mut bent = init[0].to_vec();
         bent[140] ^= 1;
         bent[120] ^= 1;
-        let out = b.decapsulate(from(), &bent, now, |_| Some(A));
+        let out = b.decapsulate(from(), BytesMut::from(&bent[..]), now, |_| Some(A));
         assert_eq!(out.dropped, Some("bad wireguard handshake"));
     }
 
@@ -629,11 +638,11 @@ mod tests {
         let (ka, kb) = keys();
         let mut b = WireGuard::new(&kb);
         let mut a = WireGuard::new(&ka);
-        let init = a.encapsulate(B, &kb.public(), b"x", now);
+        let init = seal(&mut a, &kb, b"x", now);
         let mut cookies = 0;
         for i in 0..300_u16 {
             let src = SocketAddr::new(IpAddr::from([10, 0, (i >> 8) as u8, i as u8]), 9);
-            let out = b.decapsulate(src, &init[0], now, |_| Some(A));
+            let out = b.decapsulate(src, BytesMut::from(&init[0][..]), now, |_| Some(A));
             cookies += u32::from(out.reply.is_some());
         }
         assert!(cookies >= 300 - OVERALL, "{cookies}");
@@ -644,7 +653,7 @@ mod tests {
         let now = Now::read().mono;
         let (ka, kb) = keys();
         let mut a = WireGuard::new(&ka);
-        a.encapsulate(B, &kb.public(), b"x", now);
+        seal(&mut a, &kb, b"x", now);
         let mut t = now;
         let mut ticks = 0;
         while let Some(at) = a.poll_timeout() {

@@ -18,6 +18,7 @@ mod world;
 #[path = "../support/webdriver.rs"]
 mod webdriver;
 
+mod scenario_batches;
 mod scenario_browser;
 mod scenario_diagnostics;
 mod scenario_hostile;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::{Ctx, Engine, EngineEvent, Path, ctx, disco};
 use crate::clock::Now;
@@ -76,15 +76,18 @@ impl Engine {
             self.out.dropped("no peer");
             return;
         };
-        let datagrams = self.wg.encapsulate(id, &key, plain, now.mono);
-        self.transmit(id, datagrams, user, None, now);
+        let mut sealed = std::mem::take(&mut self.sealed);
+        self.wg.encapsulate(id, &key, plain, now.mono, &mut sealed);
+        self.transmit(id, &mut sealed, user, None, now);
+        sealed.clear();
+        self.sealed = sealed;
     }
 
     /// Sends WireGuard datagrams to a peer; `fallback` when no way to it is known yet.
     pub(super) fn transmit(
         &mut self,
         id: NodeId,
-        datagrams: Vec<Bytes>,
+        datagrams: &mut Vec<Bytes>,
         user: bool,
         fallback: Option<Path>,
         now: Now,
@@ -108,7 +111,7 @@ impl Engine {
                 }
             }
         }
-        for datagram in datagrams {
+        for datagram in datagrams.drain(..) {
             match (route.udp, route.derp) {
                 (Some(addr), Some(region)) => {
                     self.out.udp(addr, datagram.clone());
@@ -122,22 +125,22 @@ impl Engine {
     }
 
     /// A datagram of the underlay: STUN, disco or WireGuard.
-    pub(super) fn datagram(&mut self, from: SocketAddr, bytes: &[u8], now: Now) {
+    pub(super) fn datagram(&mut self, from: SocketAddr, bytes: BytesMut, now: Now) {
         // One byte alone is a sentinel of some senders' segmentation work-around.
         if bytes.len() <= 1 {
             return;
         }
-        if bytes.get(1) == Some(&1) && is_stun(bytes) {
-            if !self.netcheck.handle_stun(from, bytes, now.mono) {
+        if bytes.get(1) == Some(&1) && is_stun(&bytes) {
+            if !self.netcheck.handle_stun(from, &bytes, now.mono) {
                 self.out.dropped("stun without request");
             }
-        } else if is_geneve(bytes) {
+        } else if is_geneve(&bytes) {
             self.out.dropped("geneve");
         } else if self.expired {
             self.out.dropped("expired");
-        } else if disco::is_disco(bytes) {
+        } else if disco::is_disco(&bytes) {
             let ctx = ctx!(self, now);
-            if let Err(reason) = self.magic.handle_disco(Path::Direct(from), None, bytes, ctx) {
+            if let Err(reason) = self.magic.handle_disco(Path::Direct(from), None, &bytes, ctx) {
                 self.out.dropped(reason);
             }
         } else {
@@ -161,18 +164,18 @@ impl Engine {
                 self.out.dropped(reason);
             }
         } else {
-            self.wireguard(Path::Derp(region), Some(from), bytes, now);
+            self.wireguard(Path::Derp(region), Some(from), bytes.into(), now);
         }
     }
 
-    fn wireguard(&mut self, from: Path, relayed: Option<NodePublic>, bytes: &[u8], now: Now) {
+    fn wireguard(&mut self, from: Path, relayed: Option<NodePublic>, bytes: BytesMut, now: Now) {
         let source = match (from, &relayed) {
             (Path::Direct(addr), _) => addr,
             (Path::Derp(_), Some(key)) => relay_source(key),
             (Path::Derp(_), None) => return,
         };
         let (wg, magic) = (&mut self.wg, &self.magic);
-        let outcome = wg.decapsulate(source, bytes, now.mono, |key| magic.by_key(key));
+        let mut outcome = wg.decapsulate(source, bytes, now.mono, |key| magic.by_key(key));
         if let Some(cookie) = outcome.reply {
             self.out.send(from, relayed.unwrap_or_default(), cookie, now);
         }
@@ -185,7 +188,7 @@ impl Engine {
         let Some(id) = outcome.peer else {
             return;
         };
-        self.transmit(id, outcome.send, false, Some(from), now);
+        self.transmit(id, &mut outcome.send, false, Some(from), now);
         if outcome.established {
             self.established(id, now);
         }
@@ -209,8 +212,8 @@ impl Engine {
                 self.send_plain(id, &packet, false, now);
             }
         }
-        let queued = self.wg.flush(id);
-        self.transmit(id, queued, false, None, now);
+        let mut queued = self.wg.flush(id);
+        self.transmit(id, &mut queued, false, None, now);
     }
 
     /// A decrypted packet: source, TSMP, filter, and then to the host.

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use chrono::{DateTime, Utc};
 
 pub use self::pings::Through;
@@ -191,6 +191,32 @@ pub struct EngineStatus {
     pub home: Option<RegionId>,
     /// Packets dropped, by reason.
     pub drops: BTreeMap<&'static str, u64>,
+    /// What went through the device and the sockets, and in which batches; the shell counts.
+    pub io: IoStats,
+}
+
+/// Counters of the shell: packets over calls is the mean size of a batch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IoStats {
+    /// The TUN device.
+    pub tun: CallStats,
+    /// The UDP sockets.
+    pub udp: CallStats,
+}
+
+/// Counters of one road.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CallStats {
+    /// Trains received: reads of the device, or buffers the kernel filled.
+    pub reads: u64,
+    /// Packets they held.
+    pub packets_in: u64,
+    /// Writes.
+    pub writes: u64,
+    /// Packets they held.
+    pub packets_out: u64,
+    /// Reads and writes that failed.
+    pub errors: u64,
 }
 
 /// What the shell measured or saw of the underlay.
@@ -237,6 +263,8 @@ pub struct Engine {
     shields_up: bool,
     rng: Rng,
     out: Outbox,
+    /// Room for the datagrams of one packet, kept from packet to packet.
+    sealed: Vec<Bytes>,
     netmap: Netmap,
     wg: WireGuard,
     magic: Magicsock,
@@ -267,6 +295,7 @@ impl Engine {
             accept_dns: config.accept_dns,
             shields_up: config.shields_up,
             out: Outbox::default(),
+            sealed: Vec::new(),
             netmap: Netmap::default(),
             wg: WireGuard::new(&config.node_key),
             magic: Magicsock::new(config.disco_key, node_public),
@@ -314,14 +343,30 @@ impl Engine {
 
     /// An IP packet the host sent into the TUN.
     pub fn handle_tun(&mut self, packet: &[u8], now: Now) {
+        self.feed_tun(packet, now);
+        self.end_batch(now);
+    }
+
+    /// One of many packets the host sent into the TUN; [`Engine::end_batch`] follows the last.
+    pub fn feed_tun(&mut self, packet: &[u8], now: Now) {
         self.outbound(packet, now);
-        self.settle(now);
     }
 
     /// A datagram from the underlay.
     pub fn handle_udp(&mut self, from: SocketAddr, bytes: &[u8], now: Now) {
+        self.feed_udp(from, BytesMut::from(bytes), now);
+        self.end_batch(now);
+    }
+
+    /// One of many datagrams from the underlay; [`Engine::end_batch`] follows the last. Decrypted where
+    /// it lies.
+    pub fn feed_udp(&mut self, from: SocketAddr, bytes: BytesMut, now: Now) {
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
         self.datagram(from, bytes, now);
+    }
+
+    /// Does what the packets of a batch made due, once for all of them.
+    pub fn end_batch(&mut self, now: Now) {
         self.settle(now);
     }
 
@@ -385,8 +430,8 @@ impl Engine {
     /// Time passed.
     pub fn handle_timeout(&mut self, now: Now) {
         while let Some(id) = self.wg.due(now.mono) {
-            let datagrams = self.wg.handle_timeout(id, now.mono);
-            self.transmit(id, datagrams, false, None, now);
+            let mut datagrams = self.wg.handle_timeout(id, now.mono);
+            self.transmit(id, &mut datagrams, false, None, now);
         }
         let ctx = ctx!(self, now);
         self.magic.handle_timeout(ctx);
@@ -423,8 +468,8 @@ impl Engine {
 
     /// A way to a peer opened: a handshake that went nowhere before goes there now.
     fn retry_handshake(&mut self, id: NodeId, now: Now) {
-        let datagrams = self.wg.retry(id, now.mono);
-        self.transmit(id, datagrams, false, None, now);
+        let mut datagrams = self.wg.retry(id, now.mono);
+        self.transmit(id, &mut datagrams, false, None, now);
     }
 
     /// A datagram of a session we lost: whoever may have sent it is offered a new one. Bounded, because
@@ -443,8 +488,8 @@ impl Engine {
             (None, Path::Derp(_)) => None,
         };
         if let Some((id, key)) = id.and_then(|id| Some((id, self.magic.key_of(id)?))) {
-            let datagrams = self.wg.renew(id, &key, now.mono);
-            self.transmit(id, datagrams, false, Some(from), now);
+            let mut datagrams = self.wg.renew(id, &key, now.mono);
+            self.transmit(id, &mut datagrams, false, Some(from), now);
         }
     }
 

@@ -26,6 +26,7 @@ impl Engine {
             endpoints: self.endpoints.iter().map(|(a, _)| *a).collect(),
             home: self.netcheck.home(),
             drops: self.out.drops().clone(),
+            io: super::IoStats::default(),
         }
     }
 

@@ -540,6 +540,17 @@ async fn metrics(api: &Api) -> Answer {
     for (reason, count) in &engine.drops {
         line(format!("tsd_node_dropped_packets_total{{reason=\"{reason}\"}} {count}"));
     }
+    // Packets over calls is the mean size of a batch.
+    line("# TYPE tsd_node_io_packets_total counter".to_owned());
+    line("# TYPE tsd_node_io_calls_total counter".to_owned());
+    line("# TYPE tsd_node_io_errors_total counter".to_owned());
+    for (road, io) in [("tun", engine.io.tun), ("udp", engine.io.udp)] {
+        for (way, packets, calls) in [("in", io.packets_in, io.reads), ("out", io.packets_out, io.writes)] {
+            line(format!("tsd_node_io_packets_total{{road=\"{road}\",way=\"{way}\"}} {packets}"));
+            line(format!("tsd_node_io_calls_total{{road=\"{road}\",way=\"{way}\"}} {calls}"));
+        }
+        line(format!("tsd_node_io_errors_total{{road=\"{road}\"}} {}", io.errors));
+    }
     text(StatusCode::OK, out)
 }
 

@@ -16,6 +16,7 @@ use chrono::{DateTime, Utc};
 use self::peer::{HEARTBEAT, PING_TIMEOUT, PeerPaths, SESSION, SentPing};
 use super::disco::{self, MAX_ENDPOINTS, Message, Sealed};
 use super::engine::{EngineEvent, Path, PingOutcome};
+use super::hash::FastMap;
 use super::outbox::Ctx;
 use crate::clock::Now;
 use crate::keys::{DiscoPrivate, DiscoPublic, NodeId, NodePublic, RegionId, SharedBox};
@@ -57,7 +58,7 @@ pub(crate) struct Magicsock {
     disco: DiscoPrivate,
     disco_public: DiscoPublic,
     node_public: NodePublic,
-    peers: HashMap<NodeId, PeerPaths>,
+    peers: FastMap<NodeId, PeerPaths>,
     by_key: HashMap<NodePublic, NodeId>,
     by_disco: HashMap<DiscoPublic, DiscoPeer>,
     timers: BTreeSet<(Instant, NodeId)>,
@@ -88,7 +89,7 @@ impl Magicsock {
             disco_public: disco.public(),
             disco,
             node_public,
-            peers: HashMap::new(),
+            peers: FastMap::default(),
             by_key: HashMap::new(),
             by_disco: HashMap::new(),
             timers: BTreeSet::new(),
