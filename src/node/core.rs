@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 use super::derp::{DerpSet, RegionNews, Tagged};
 use super::dns_forward;
 use super::engine::{
-    Engine, EngineConfig, EngineEvent, EngineStatus, IoStats, OsConfig, Output, PingOutcome, Underlay,
+    Engine, EngineConfig, EngineEvent, EngineStatus, IoStats, OsConfig, Output, PingOutcome, Through,
+    Underlay,
 };
 use super::tun::Tun;
 use super::udp::Udp;
@@ -44,8 +45,8 @@ pub enum Command {
     Prefs(bool, bool, bool),
     /// The underlay changed.
     Underlay(Underlay),
-    /// Ping a tailnet address once.
-    Ping(IpAddr, oneshot::Sender<Result<PingOutcome, String>>),
+    /// Ping a tailnet address once, beside the tunnel (disco) or through it.
+    Ping(IpAddr, Option<Through>, oneshot::Sender<Result<PingOutcome, String>>),
     /// Everything `status` shows.
     Status(oneshot::Sender<EngineStatus>),
     /// Whose address is it.
@@ -348,7 +349,7 @@ impl Core {
                 }
             }
             Command::Underlay(news) => self.underlay(news, now),
-            Command::Ping(ip, reply) => self.ping(ip, reply, now),
+            Command::Ping(ip, through, reply) => self.ping(ip, through, reply, now),
             Command::Status(reply) => {
                 let mut status = self.engine.as_ref().map(|e| e.status(now)).unwrap_or_default();
                 status.io = IoStats { tun: self.tun.stats(), udp: self.udp.stats() };
@@ -452,7 +453,13 @@ impl Core {
         self.resolve_relays();
     }
 
-    fn ping(&mut self, ip: IpAddr, reply: oneshot::Sender<Result<PingOutcome, String>>, now: Now) {
+    fn ping(
+        &mut self,
+        ip: IpAddr,
+        through: Option<Through>,
+        reply: oneshot::Sender<Result<PingOutcome, String>>,
+        now: Now,
+    ) {
         self.pings.retain(|_, waiting| !waiting.is_closed());
         let Some(engine) = &mut self.engine else {
             let _ = reply.send(Err("the node is not up".to_owned()));
@@ -462,7 +469,11 @@ impl Core {
             let _ = reply.send(Err("too many pings are under way".to_owned()));
             return;
         }
-        match engine.ping(ip, now) {
+        let ping = match through {
+            None => engine.ping(ip, now),
+            Some(through) => engine.ping_through(ip, through, now),
+        };
+        match ping {
             Ok(id) => {
                 self.pings.insert(id, reply);
             }

@@ -23,6 +23,9 @@ use crate::wire::DerpMap;
 const HEADER: usize = 12;
 /// A query ends after this long.
 const LIMIT: Duration = Duration::from_secs(10);
+/// A name of one label ends after this long: those are names of the local network, whose resolver is near.
+/// A program that means a machine of the tailnet that is not there (yet) would hang for its own whole limit.
+const BARE_LIMIT: Duration = Duration::from_secs(2);
 /// The next resolver is asked this much later.
 const STAGGER: Duration = Duration::from_millis(200);
 /// An unanswered datagram is sent again after this long.
@@ -40,6 +43,7 @@ pub(super) async fn ask(
 ) -> Option<Bytes> {
     let rest = query.get(2..)?;
     let query = Bytes::from([id.as_slice(), rest].concat());
+    let limit = limit(&query);
     let mut race = JoinSet::new();
     for (turn, resolver) in (0_u32..).zip(resolvers.into_iter().take(MAX_RESOLVERS)) {
         let query = query.clone();
@@ -60,8 +64,17 @@ pub(super) async fn ask(
         }
         None
     };
-    let good = tokio::time::timeout(LIMIT, finish).await.ok().flatten();
+    let good = tokio::time::timeout(limit, finish).await.ok().flatten();
     good.or(soft)
+}
+
+/// How long a query may take: a name of a single label less.
+fn limit(query: &[u8]) -> Duration {
+    let bare = query.get(12..).and_then(<[u8]>::split_first).is_some_and(|(len, rest)| {
+        // Nothing but the label and the end of the name.
+        *len > 0 && rest.get(usize::from(*len)) == Some(&0)
+    });
+    if bare { BARE_LIMIT } else { LIMIT }
 }
 
 /// Not SERVFAIL and not REFUSED.
@@ -209,6 +222,16 @@ mod tests {
         assert_eq!(got.unwrap()[3], 0x05);
         let none = ask(vec![], Bytes::from_static(QUERY), ID, false, None).await;
         assert_eq!(none, None);
+    }
+
+    #[test]
+    fn bare_names_fail_soon_and_others_get_their_time() {
+        let query = |name: &[u8]| [&QUERY[..12], name, &[0, 1, 0, 1]].concat();
+        assert_eq!(limit(&query(b"\x06cellar\0")), BARE_LIMIT);
+        assert_eq!(limit(&query(b"\x01a\x02bc\0")), LIMIT);
+        for broken in [&QUERY[..12], &[][..], &[0; 14], &query(b"\xff")] {
+            assert_eq!(limit(broken), LIMIT);
+        }
     }
 
     #[test]

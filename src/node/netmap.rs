@@ -11,6 +11,10 @@ use crate::keys::{DiscoPublic, NodeId, UserId};
 use crate::wire::{DerpMap, DnsConfig, FilterRule, MapResponse, Node, PeerChange, SshPolicy, UserProfile};
 
 const MAX_PEERS: usize = 20_000;
+/// What one node may bring along (RELIABILITY.md row 103); the official server gives two addresses.
+const MAX_ADDRESSES: usize = 16;
+const MAX_ALLOWED: usize = 10_000;
+const MAX_ENDPOINTS: usize = 256;
 const MAX_PROFILES: usize = 40_000;
 const MAX_CHUNKS: usize = 10_000;
 /// Control's clock counts only when it is further off than this (control.md 10.6).
@@ -54,6 +58,25 @@ pub(crate) struct Netmap {
     ssh: Option<SshPolicy>,
     clock_offset: Option<TimeDelta>,
     fresh_pending: bool,
+    /// It was said that peers are left out.
+    full_told: bool,
+}
+
+/// A node as it is kept: cut to what one node may bring along.
+fn bounded(node: &Node) -> Node {
+    let too_much = node.addresses.len() > MAX_ADDRESSES
+        || node.allowed_ips.as_ref().is_some_and(|l| l.len() > MAX_ALLOWED)
+        || node.endpoints.len() > MAX_ENDPOINTS;
+    let mut node = node.clone();
+    if too_much {
+        tracing::warn!(node = %node.id, "a node of the netmap has too many addresses or routes: it is cut");
+        node.addresses.truncate(MAX_ADDRESSES);
+        node.endpoints.truncate(MAX_ENDPOINTS);
+        if let Some(list) = &mut node.allowed_ips {
+            list.truncate(MAX_ALLOWED);
+        }
+    }
+    node
 }
 
 /// Whether two versions of a node differ in what tables are built of.
@@ -90,7 +113,7 @@ impl Netmap {
         self.apply_peers(m, now, &mut changes);
         if let Some(node) = &m.node {
             changes.tables |= self.node.as_ref().is_none_or(|old| differs_in_tables(old, node));
-            self.node = Some(node.clone());
+            self.node = Some(bounded(node));
         }
         for profile in m.user_profiles.iter().take(MAX_PROFILES) {
             if self.profiles.len() < MAX_PROFILES || self.profiles.contains_key(&profile.id) {
@@ -146,14 +169,16 @@ impl Netmap {
             Some(old) if old == node => return,
             Some(old) => changes.tables |= differs_in_tables(old, node),
             None if self.peers.len() >= MAX_PEERS => {
-                tracing::warn!("the network has too many nodes: some are left out");
+                if !std::mem::replace(&mut self.full_told, true) {
+                    tracing::warn!("the network has more than {MAX_PEERS} nodes: some are left out");
+                }
                 return;
             }
             None => changes.tables = true,
         }
         changes.peers.insert(node.id);
         changes.removed.remove(&node.id);
-        self.peers.insert(node.id, node.clone());
+        self.peers.insert(node.id, bounded(node));
     }
 
     fn apply_peers(&mut self, m: &MapResponse, now: Now, changes: &mut Changes) {

@@ -340,6 +340,18 @@ pub(crate) fn build_udp(src: (IpAddr, u16), dst: (IpAddr, u16), payload: &[u8]) 
     build_ip(src.0, dst.0, Proto::UDP, &t)
 }
 
+/// An ICMP echo request with this text.
+pub(crate) fn build_echo(src: IpAddr, dst: IpAddr, text: &[u8]) -> Option<Vec<u8>> {
+    let (kind, proto) = if dst.is_ipv4() { (8, Proto::ICMPV4) } else { (128, Proto::ICMPV6) };
+    let mut t = vec![kind, 0, 0, 0, 0, 0, 0, 1];
+    t.extend_from_slice(text);
+    // ICMPv6 counts the addresses too (RFC 4443, 2.3).
+    let start = if dst.is_ipv4() { 0 } else { pseudo_sum(src, dst, proto, t.len()) };
+    let check = fold(sum(start, &t));
+    t.get_mut(2..4)?.copy_from_slice(&check.to_be_bytes());
+    build_ip(src, dst, proto, &t)
+}
+
 /// The reset that answers a TCP segment nobody listens for (RFC 9293, 3.10.7.1).
 pub(crate) fn build_rst(packet: &IpPacket) -> Option<Vec<u8>> {
     let h = packet.headers();
@@ -409,6 +421,18 @@ pub(crate) mod tests {
         let (s, d) = ("100.64.0.1".parse().unwrap(), "100.64.0.2".parse().unwrap());
         let acc = pseudo_sum(s, d, Proto::UDP, p.len() - 20);
         assert_eq!(fold(sum(acc, &p[20..])), 0);
+    }
+
+    #[test]
+    fn an_echo_request_is_whole_in_both_families() {
+        for (src, dst, start) in [("100.64.0.1", "100.64.0.2", 0), ("fd7a::1", "fd7a::2", 1)] {
+            let (src, dst): (IpAddr, IpAddr) = (src.parse().unwrap(), dst.parse().unwrap());
+            let packet = IpPacket::new(build_echo(src, dst, b"12345678").unwrap().into()).unwrap();
+            let t = packet.transport();
+            let pseudo = pseudo_sum(src, dst, Proto::ICMPV6, t.len()) * start;
+            assert_eq!(fold(sum(pseudo, t)), 0);
+            assert_eq!(&t[8..], b"12345678");
+        }
     }
 
     #[test]

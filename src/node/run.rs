@@ -54,9 +54,7 @@ pub enum RunError {
         source: io::Error,
     },
     /// The TUN device.
-    #[error(
-        "cannot make the interface {name}: {source}; run as root, load the tun module, or give another --tun"
-    )]
+    #[error("cannot make the interface {name}: {source}; {}", tun_remedy(source))]
     Tun {
         /// Which.
         name: String,
@@ -66,6 +64,12 @@ pub enum RunError {
     /// A task that lives as long as the daemon ended: the interface was removed, for one.
     #[error("a part of the node ended, as the log tells; the host's network was put back: start it again")]
     Broken,
+    /// Another program routes a tailnet in this network namespace.
+    #[error(
+        "{0} already runs a tailnet on this machine, and routing rules and DNS have room for one: stop it \
+         first, or run this node in a network namespace or container of its own"
+    )]
+    Taken(String),
     /// Anything else.
     #[error("cannot {what}: {source}")]
     Io {
@@ -81,6 +85,54 @@ impl RunError {
     #[must_use]
     pub const fn is_users(&self) -> bool {
         !matches!(self, Self::Io { .. } | Self::Broken)
+    }
+}
+
+/// What to do when the TUN device cannot be made.
+fn tun_remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
+            "there is no /dev/net/tun: load the module (modprobe tun), or give the container the device \
+             (--device /dev/net/tun)"
+        }
+        Some(libc::EPERM | libc::EACCES) => "run as root, or with the capability CAP_NET_ADMIN",
+        Some(libc::EBUSY | libc::EINVAL | libc::EEXIST) => {
+            "the name is taken by another interface: give another --tun"
+        }
+        _ => "give another --tun, or look into the kernel's log",
+    }
+}
+
+/// Claims this network namespace: two nodes in one would undo each other's rules, routes and DNS. The claim
+/// is an abstract socket, which belongs to the namespace and ends with its process, however that ends.
+fn claim_namespace(config: &NodeConfig) -> Result<std::os::unix::net::UnixListener, RunError> {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+    let official = "tailscale0";
+    if config.tun != official && nix::net::if_::if_nametoindex(official).is_ok() {
+        return Err(RunError::Taken(format!("another client (interface {official})")));
+    }
+    let address = SocketAddr::from_abstract_name("tsd-node").map_err(io_error("name the claim"))?;
+    let busy = match UnixListener::bind_addr(&address) {
+        Ok(claim) => return Ok(claim),
+        Err(e) => e,
+    };
+    let holder = UnixStream::connect_addr(&address).ok();
+    let credentials = holder
+        .and_then(|s| nix::sys::socket::getsockopt(&s, nix::sys::socket::sockopt::PeerCredentials).ok());
+    match credentials {
+        Some(c) if c.uid() == 0 || c.uid() == nix::unistd::geteuid().as_raw() => {
+            Err(RunError::Taken(format!("another tsd node (pid {})", c.pid())))
+        }
+        // Not a node: whoever it is must not keep this one from running.
+        _ => {
+            tracing::warn!("the mark of a running node is held by somebody else ({busy}); going on without");
+            UnixListener::bind_addr(
+                &SocketAddr::from_abstract_name(format!("tsd-node-{}", std::process::id()))
+                    .map_err(io_error("name the claim"))?,
+            )
+            .map_err(io_error("claim the network namespace"))
+        }
     }
 }
 
@@ -134,6 +186,7 @@ pub async fn run(config: NodeConfig) -> Result<(), RunError> {
     let mut rng = Rng::from_os();
     let dir = StateDir::open(&config.state_dir)?;
     let state = dir.load(&mut rng)?;
+    let _claim = claim_namespace(&config)?;
     let resolv = ResolvConf::new(std::path::Path::new("/"), dir.path());
     // A backup that is still there means that the last daemon was killed.
     if let Err(e) = resolv.restore() {

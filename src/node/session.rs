@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::control::{ControlClient, ControlError};
 use super::core::{Command, CoreHandle, PING_TIMEOUT};
-use super::engine::Path;
+use super::engine::{Path, Through};
 use crate::clock::Rng;
 use crate::keys::{NodePrivate, NodePublic};
 use crate::wire::{
@@ -291,11 +291,18 @@ async fn answer_ping(client: Arc<ControlClient>, core: CoreHandle, ping: PingReq
     let body = match ping.types.as_str() {
         "" => None,
         "c2n" => Some(c2n(ping.payload.as_deref().unwrap_or_default())),
-        kinds if kinds.split(',').any(|k| k == "disco") => {
-            let Some(ip) = ping.ip else {
+        kinds => {
+            // The first kind that this node knows.
+            let known = kinds.split(',').find_map(|k| match k {
+                "disco" => Some(("disco", None)),
+                "TSMP" => Some(("TSMP", Some(Through::Tsmp))),
+                "ICMP" => Some(("ICMP", Some(Through::Icmp))),
+                _ => None,
+            });
+            let (Some((kind, through)), Some(ip)) = (known, ping.ip) else {
                 return;
             };
-            let asked = core.ask(|reply| Command::Ping(ip, reply));
+            let asked = core.ask(|reply| Command::Ping(ip, through, reply));
             let Ok(Ok(Ok(outcome))) = tokio::time::timeout(PING_TIMEOUT, asked).await else {
                 return;
             };
@@ -303,7 +310,7 @@ async fn answer_ping(client: Arc<ControlClient>, core: CoreHandle, ping: PingReq
                 return;
             };
             let mut response = PingResponse {
-                r#type: "disco".to_owned(),
+                r#type: kind.to_owned(),
                 ip: ip.to_string(),
                 latency_seconds: latency.as_secs_f64(),
                 ..PingResponse::default()
@@ -314,7 +321,6 @@ async fn answer_ping(client: Arc<ControlClient>, core: CoreHandle, ping: PingReq
             }
             serde_json::to_vec(&response).ok()
         }
-        _ => return,
     };
     let over_noise = ping.url_is_noise || ping.types == "c2n";
     if let Err(e) = client.answer_ping(&ping.url, over_noise, body).await {

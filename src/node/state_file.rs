@@ -33,7 +33,7 @@ pub enum StateError {
         pid: String,
     },
     /// The disk said no.
-    #[error("{what} {path}: {source}")]
+    #[error("{what} {path}: {source}{}", remedy(source))]
     Io {
         /// What was tried.
         what: &'static str,
@@ -50,6 +50,14 @@ pub enum StateError {
         /// How.
         why: String,
     },
+}
+
+fn remedy(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::PermissionDenied => "; run as root, or give another --state-dir",
+        std::io::ErrorKind::StorageFull => "; the disk is full",
+        _ => "",
+    }
 }
 
 fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StateError {

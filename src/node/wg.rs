@@ -35,6 +35,12 @@ const PER_SOURCE: u64 = 100;
 /// Handshakes per second from all sources before a cookie is asked of everyone: spoofed sources would
 /// each have their own budget (RELIABILITY.md row 49).
 const OVERALL: u32 = 200;
+/// Why a datagram of no session of ours is dropped: its sender has one that we lost.
+pub(crate) const UNKNOWN_SESSION: &str = "unknown session";
+/// Between two initiations that such datagrams cause.
+const RENEW_SPACING: Duration = Duration::from_secs(5);
+/// Between two initiations when a way to the peer just opened: its flood guard drops closer ones.
+const RETRY_SPACING: Duration = Duration::from_millis(50);
 /// Receiver indices remembered per peer: eight sessions and the tries of a handshake.
 const INDICES: usize = 32;
 /// Plaintext is padded to 16 bytes, but never beyond the interface's MTU.
@@ -80,6 +86,10 @@ struct Session {
     indices: VecDeque<u32>,
     last_data: Instant,
     handshake_since: Option<Instant>,
+    /// The last initiation we made.
+    last_init: Option<Instant>,
+    /// A way opened too soon after the last initiation: repeat it then.
+    retry_at: Option<Instant>,
     tick_at: Instant,
     last_tick: Instant,
     /// We answered a handshake; the first packet that decrypts shows that the initiator has our answer.
@@ -93,6 +103,21 @@ impl Session {
     fn catch_up(&mut self, now: Instant, out: &mut Vec<Bytes>) {
         if now >= self.last_tick + TICK {
             self.tick(now, out);
+        }
+    }
+
+    fn handshaking(&self, now: Instant) -> bool {
+        self.handshake_since.is_some_and(|t| now < t + HANDSHAKING)
+    }
+
+    /// Repeats the initiation that [`WireGuard::retry`] put off, once it is due.
+    fn repeat(&mut self, now: Instant, out: &mut Vec<Bytes>) {
+        if self.retry_at.is_none_or(|t| now < t) {
+            return;
+        }
+        self.retry_at = None;
+        if self.handshaking(now) {
+            out.extend(self.tunn.format_handshake_initiation(true).map(|p| freeze(p.into())));
         }
     }
 
@@ -246,6 +271,8 @@ impl WireGuard {
                 indices: VecDeque::new(),
                 last_data: now,
                 handshake_since: None,
+                last_init: None,
+                retry_at: None,
                 tick_at: now,
                 last_tick: now,
                 unconfirmed: false,
@@ -276,6 +303,9 @@ impl WireGuard {
             let over = s.handshake_since.is_none_or(|t| now >= t + HANDSHAKING);
             if initiation && over {
                 s.handshake_since = Some(now);
+            }
+            if initiation {
+                s.last_init = Some(now);
             }
             s.indices.push_back(index);
             if s.indices.len() > INDICES {
@@ -322,6 +352,38 @@ impl WireGuard {
         }
     }
 
+    /// A way to the peer opened: an initiation sent before may be lost, and WireGuard alone would repeat it
+    /// only after five seconds. Answers it, or puts it off when the last one has just been made.
+    pub(crate) fn retry(&mut self, id: NodeId, now: Instant) -> Vec<Bytes> {
+        let mut out = Vec::new();
+        let Some(s) = self.sessions.get_mut(&id).filter(|s| s.handshaking(now)) else {
+            return out;
+        };
+        let at = s.last_init.map_or(now, |t| (t + RETRY_SPACING).max(now));
+        s.retry_at = Some(at);
+        s.repeat(now, &mut out);
+        if out.is_empty() && at < s.tick_at {
+            self.arm(id, at);
+        }
+        self.note_all(id, &out, now);
+        out
+    }
+
+    /// A peer sends by a session we do not have: we restarted, and it cannot know. It would go on for fifteen
+    /// seconds, so that we begin a session of our own.
+    pub(crate) fn renew(&mut self, id: NodeId, key: &NodePublic, now: Instant) -> Vec<Bytes> {
+        let s = self.session(id, key, now);
+        let mut out = Vec::new();
+        if s.handshaking(now) || s.last_init.is_some_and(|t| now < t + RENEW_SPACING) {
+            return out;
+        }
+        out.extend(s.tunn.format_handshake_initiation(false).map(|p| freeze(p.into())));
+        s.last_data = now;
+        self.arm(id, now + TICK);
+        self.note_all(id, &out, now);
+        out
+    }
+
     /// Ticks a session that is [`WireGuard::due`] and plans its next tick.
     pub(crate) fn handle_timeout(&mut self, id: NodeId, now: Instant) -> Vec<Bytes> {
         let mut out = Vec::new();
@@ -331,13 +393,16 @@ impl WireGuard {
         }
         if let Some(s) = self.sessions.get_mut(&id) {
             s.tick(now, &mut out);
+            if out.is_empty() {
+                s.repeat(now, &mut out);
+            }
         }
         self.note_all(id, &out, now);
         let Some(s) = self.sessions.get(&id) else {
             return out;
         };
         let idle = now.saturating_duration_since(s.last_data);
-        let handshaking = s.handshake_since.is_some_and(|t| now < t + HANDSHAKING);
+        let handshaking = s.handshaking(now);
         if idle < BUSY || handshaking {
             self.arm(id, now + TICK);
         } else if idle < FORGET {
@@ -411,7 +476,7 @@ impl WireGuard {
         };
         match self.by_index.get(&index) {
             Some(&id) => self.feed(id, kind, now),
-            None => Outcome::drop("unknown session"),
+            None => Outcome::drop(UNKNOWN_SESSION),
         }
     }
 
@@ -435,6 +500,7 @@ impl WireGuard {
                 out.send.push(freeze(answer));
                 if response {
                     s.handshake_since = None;
+                    s.retry_at = None;
                     out.established = true;
                 } else if initiation {
                     s.unconfirmed = true;
@@ -517,6 +583,57 @@ mod tests {
         assert_eq!(got.packet.as_deref().map(|p| &p[..33]), Some(&[0x45; 33][..]));
         // A replay is refused quietly.
         assert!(b.decapsulate(from(), BytesMut::from(&queued[0][..]), now, |_| None).packet.is_none());
+    }
+
+    #[test]
+    fn a_lost_initiation_is_repeated_when_a_way_opens() {
+        let now = Now::read().mono;
+        let (ka, kb) = keys();
+        let (mut a, mut b) = (WireGuard::new(&ka), WireGuard::new(&kb));
+        assert!(a.retry(B, now).is_empty(), "nobody to talk to");
+        let lost = seal(&mut a, &kb, &[0x45; 33], now);
+        assert_eq!(lost.len(), 1);
+        // At once would look like a flood: it comes by the next tick.
+        assert!(a.retry(B, now + Duration::from_millis(1)).is_empty());
+        let at = now + RETRY_SPACING;
+        let mut init = Vec::new();
+        while let Some(id) = a.due(at) {
+            init.extend(a.handle_timeout(id, at));
+        }
+        assert_eq!(init.len(), 1, "one initiation");
+        let later = at + RETRY_SPACING;
+        let again = a.retry(B, later);
+        assert_eq!(again.len(), 1, "a later one goes at once");
+        let answer =
+            b.decapsulate(from(), BytesMut::from(&again[0][..]), later, |k| (*k == ka.public()).then_some(A));
+        let done = a.decapsulate(from(), BytesMut::from(&answer.send[0][..]), later, |_| None);
+        assert!(done.established);
+        assert!(a.retry(B, later + RETRY_SPACING).is_empty(), "nothing is pending any more");
+        assert_eq!(a.flush(B).len(), 1, "the packet was kept");
+    }
+
+    #[test]
+    fn a_peer_that_lost_its_sessions_begins_a_new_one_when_it_hears_of_them() {
+        let now = Now::read().mono;
+        let (ka, kb) = keys();
+        let (mut a, mut b) = (WireGuard::new(&ka), WireGuard::new(&kb));
+        let init = seal(&mut a, &kb, b"x", now);
+        let answer = b.decapsulate(from(), BytesMut::from(&init[0][..]), now, |_| Some(A));
+        a.decapsulate(from(), BytesMut::from(&answer.send[0][..]), now, |_| None);
+        // B restarts.
+        let mut b = WireGuard::new(&kb);
+        let data = seal(&mut a, &kb, &[0x45; 33], now);
+        let lost = b.decapsulate(from(), BytesMut::from(&data[0][..]), now, |_| None);
+        assert_eq!(lost.dropped, Some(UNKNOWN_SESSION));
+        let begin = b.renew(A, &ka.public(), now);
+        assert_eq!(begin.len(), 1);
+        assert!(b.renew(A, &ka.public(), now + Duration::from_secs(1)).is_empty(), "not for every packet");
+        let answer = a.decapsulate(from(), BytesMut::from(&begin[0][..]), now, |_| Some(B));
+        let done = b.decapsulate(from(), BytesMut::from(&answer.send[0][..]), now, |_| None);
+        assert!(done.established);
+        a.decapsulate(from(), BytesMut::from(&done.send[0][..]), now, |_| None);
+        let data = seal(&mut a, &kb, &[0x45; 33], now);
+        assert!(b.decapsulate(from(), BytesMut::from(&data[0][..]), now, |_| None).packet.is_some());
     }
 
     #[test]

@@ -67,6 +67,14 @@ async fn go(socket: &Path, args: UpArgs, waiting: &Waiting) -> Result<(), Failur
     }
     let state = status.get("BackendState").and_then(Value::as_str);
     let moved = prefs.get("ControlURL") != current.get("ControlURL");
+    let logged_in = status.get("HaveNodeKey") == Some(&Value::Bool(true)) && state != Some("NeedsLogin");
+    if moved && logged_in && !args.force_reauth {
+        return Err(yours(format!(
+            "this node is logged in with {}; to leave that network and join {}, add --force-reauth",
+            current.get("ControlURL").and_then(Value::as_str).unwrap_or_default(),
+            url.unwrap_or_default()
+        )));
+    }
     let login = moved || args.force_reauth || auth_key.is_some() || state == Some("NeedsLogin");
 
     // Watching begins before anything is asked, so that no answer is missed.
@@ -107,7 +115,7 @@ async fn wait_running(
             first = false;
             json!({"State": if running { json!(6) } else { Value::Null }})
         } else {
-            watch.next().await.ok_or_else(|| Failure::Ours("the daemon ended".to_owned()))?
+            watch.next().await.ok_or_else(daemon_ended)?
         };
         if let Some(error) = notify.get("ErrMessage").and_then(Value::as_str) {
             return Err(yours(format!("backend error: {error}")));
@@ -138,6 +146,12 @@ async fn wait_running(
             say(&format!("\nTo authenticate, visit:\n\n\t{url}\n"));
         }
     }
+}
+
+fn daemon_ended() -> Failure {
+    let text = "the daemon ended meanwhile; its log says why (journalctl -u tsd-node, or the .log beside its \
+                socket). Then run `tsd node up` again";
+    Failure::Ours(text.to_owned())
 }
 
 fn read_key(text: &str) -> Result<Zeroizing<String>, Failure> {
@@ -183,6 +197,7 @@ fn wished(current: &Value, args: &UpArgs) -> Value {
 
 /// By systemd where it runs and knows the unit, else in the background.
 async fn start_daemon(client: &Client, socket: &Path) -> Result<Value, Failure> {
+    let mut ended = None;
     let standard = socket == Path::new(DEFAULT_SOCKET);
     if standard && unit_exists().await {
         say(&format!("The daemon is not running; starting {UNIT}."));
@@ -191,7 +206,7 @@ async fn start_daemon(client: &Client, socket: &Path) -> Result<Value, Failure> 
             return Err(yours(format!("{UNIT} does not start; see `journalctl -u {UNIT}`")));
         }
     } else {
-        start_in_background(socket)?;
+        ended = Some(start_in_background(socket)?);
     }
     let answers = async {
         loop {
@@ -205,9 +220,26 @@ async fn start_daemon(client: &Client, socket: &Path) -> Result<Value, Failure> 
             }
         }
     };
-    tokio::time::timeout(START_LIMIT, answers)
-        .await
-        .unwrap_or_else(|_| Err(yours("the daemon does not answer; run `tsd node run` by hand to see why")))
+    let died = async {
+        match ended {
+            Some(ended) => ended.await.unwrap_or_default(),
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        answer = tokio::time::timeout(START_LIMIT, answers) => answer.unwrap_or_else(|_| {
+            Err(yours("the daemon does not answer; run `tsd node run` by hand to see why"))
+        }),
+        why = died => Err(yours(format!("the daemon ended at once: {why}"))),
+    }
+}
+
+/// The last line of a log, without what a terminal would obey.
+fn last_line(log: &Path) -> String {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let line = text.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("it said nothing");
+    line.chars().filter(|c| !c.is_control()).take(500).collect()
 }
 
 async fn unit_exists() -> bool {
@@ -224,21 +256,28 @@ async fn unit_exists() -> bool {
 }
 
 /// In a session of its own, so that it outlives this terminal; its log goes beside the socket.
-fn start_in_background(socket: &Path) -> Result<(), Failure> {
+fn start_in_background(socket: &Path) -> Result<tokio::sync::oneshot::Receiver<String>, Failure> {
     let program =
         std::env::current_exe().map_err(|e| Failure::Ours(format!("cannot find this program: {e}")))?;
     let log = socket.with_extension("log");
     if let Some(dir) = socket.parent() {
         let _ = crate::node::localapi::make_dir(dir);
     }
-    let file = std::fs::OpenOptions::new()
+    let opened = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
         // Not for everybody, and never through a link that somebody else put there.
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
-        .open(&log)
-        .map_err(|e| yours(format!("cannot write {}: {e}", log.display())))?;
+        .open(&log);
+    let file = opened.map_err(|e| {
+        let denied = e.kind() == std::io::ErrorKind::PermissionDenied;
+        let remedy = if denied { "; use sudo" } else { "" };
+        yours(format!(
+            "no daemon runs, and it cannot be started: cannot write {}: {e}{remedy}",
+            log.display()
+        ))
+    })?;
     let mut command = std::process::Command::new(&program);
     command
         .args(["node", "run", "--background", "--socket"])
@@ -247,10 +286,14 @@ fn start_in_background(socket: &Path) -> Result<(), Failure> {
         .stdout(Stdio::null())
         .stderr(file);
     let mut child = command.spawn().map_err(|e| yours(format!("cannot start the daemon: {e}")))?;
-    // It outlives us; until then nobody else would take its exit.
-    std::thread::spawn(move || child.wait());
+    let (tell, ended) = tokio::sync::oneshot::channel();
     say(&format!("The daemon was not running; started it in the background (log: {}).", log.display()));
-    Ok(())
+    // It outlives us; until then nobody else would take its exit.
+    std::thread::spawn(move || {
+        let _ = child.wait();
+        let _ = tell.send(last_line(&log));
+    });
+    Ok(ended)
 }
 
 #[cfg(test)]
@@ -271,6 +314,15 @@ mod tests {
         assert_eq!(out["WantRunning"], true);
         assert_eq!(out.get("Config"), None);
         assert_eq!(out.get("HostnameSet"), None);
+    }
+
+    #[test]
+    fn the_last_line_of_a_log_is_shown_without_control_characters() {
+        let tmp = tempfile::tempdir().unwrap();
+        let log = tmp.path().join("log");
+        std::fs::write(&log, "first\nlast \u{1b}[31mline\n\n").unwrap();
+        assert_eq!(last_line(&log), "last [31mline");
+        assert_eq!(last_line(Path::new("/no/such")), "it said nothing");
     }
 
     #[test]

@@ -23,11 +23,23 @@ const MAX_ROUTES: usize = 200_000;
 /// From this many peer addresses on, the OS gets the whole ranges as routes.
 const MANY_ROUTES: usize = 10_000;
 const MAX_SEARCH: usize = 100;
+/// Suffixes told to the OS.
+const MAX_MATCH: usize = 1000;
 /// Wall clocks may be set: expiry is looked at again at least this often.
 const EXPIRY_CHECK: Duration = Duration::from_secs(3600);
 
 fn is_default(net: &IpNet) -> bool {
     net.prefix_len() == 0
+}
+
+/// A domain fit for the host's files and commands: a server must not write lines of its own into them.
+fn domain(text: &str) -> Option<String> {
+    let name = text.trim_matches('.');
+    let fit = !name.is_empty()
+        && name.len() <= 253
+        && !name.starts_with('-')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    fit.then(|| name.to_owned())
 }
 
 fn is_host(net: &IpNet) -> bool {
@@ -199,17 +211,17 @@ impl Engine {
         if !self.accept_dns || !any {
             return None;
         }
-        let clean = |s: &str| s.trim_matches('.').to_owned();
-        let mut match_domains: Vec<String> = dns.routes.keys().map(|k| clean(k)).collect();
+        let mut match_domains: Vec<String> =
+            dns.routes.keys().filter_map(|k| domain(k)).take(MAX_MATCH).collect();
         if dns.proxied {
-            match_domains.push(self.netmap.suffix().to_owned());
+            match_domains.extend(domain(self.netmap.suffix()));
             match_domains.push("0.e.1.a.c.5.1.1.a.7.d.f.ip6.arpa".to_owned());
             match_domains.extend((64..128).map(|n| format!("{n}.100.in-addr.arpa")));
         }
-        match_domains.retain(|d| !d.is_empty());
         match_domains.sort_unstable();
         match_domains.dedup();
-        Some(DnsOs { search: dns.domains.iter().take(MAX_SEARCH).map(|d| clean(d)).collect(), match_domains })
+        let search = dns.domains.iter().filter_map(|d| domain(d)).take(MAX_SEARCH).collect();
+        Some(DnsOs { search, match_domains })
     }
 
     fn plan_expiry(&mut self, now: Now) {

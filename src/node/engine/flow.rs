@@ -12,7 +12,7 @@ use crate::node::magicsock::PeerUpdate;
 use crate::node::outbox::Outbox;
 use crate::node::packet::{FromPeer, Headers, IpPacket, Proto, build_ip};
 use crate::node::quad100::is_service;
-use crate::node::wg::relay_source;
+use crate::node::wg::{UNKNOWN_SESSION, relay_source};
 use crate::stun::message::is_stun;
 use crate::wire::CapVer;
 
@@ -181,6 +181,9 @@ impl Engine {
         }
         if let Some(reason) = outcome.dropped {
             self.out.dropped(reason);
+            if reason == UNKNOWN_SESSION {
+                self.revive(from, relayed, now);
+            }
         }
         let Some(id) = outcome.peer else {
             return;
@@ -226,6 +229,10 @@ impl Engine {
             self.out.dropped("source not of the peer");
             return;
         };
+        if let Some((ping, took)) = self.pings.answered(packet.packet(), now.mono) {
+            self.ping_answered(packet.packet().headers().src, ping, took, now);
+            return;
+        }
         if packet.packet().headers().proto == Proto::TSMP {
             self.handle_tsmp(id, packet.packet(), now);
             return;

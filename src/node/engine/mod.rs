@@ -4,6 +4,7 @@
 
 mod apply;
 mod flow;
+mod pings;
 mod view;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use chrono::{DateTime, Utc};
 
+pub use self::pings::Through;
 use super::disco;
 use super::filter::Filter;
 use super::magicsock::Magicsock;
@@ -33,6 +35,9 @@ macro_rules! ctx {
     };
 }
 use ctx;
+
+/// Datagrams of unknown sessions looked into per second.
+const MAX_REVIVALS: u32 = 20;
 
 /// What a new engine is made from.
 #[derive(Debug)]
@@ -267,6 +272,9 @@ pub struct Engine {
     filter: Filter,
     router: Table<NodeId>,
     quad100: Quad100,
+    pings: pings::Pings,
+    /// When datagrams of unknown sessions were looked into last, and how often in that second.
+    revived: Option<(Instant, u32)>,
     /// What the shell was last told to set up.
     os: OsConfig,
     endpoints: Vec<(SocketAddr, EndpointType)>,
@@ -295,6 +303,8 @@ impl Engine {
             filter: Filter::default(),
             router: Table::new(),
             quad100: Quad100::default(),
+            pings: pings::Pings::default(),
+            revived: None,
             os: OsConfig::default(),
             endpoints: Vec::new(),
             control_up: false,
@@ -381,8 +391,17 @@ impl Engine {
                 if changed || major {
                     self.netcheck(now);
                 }
+                if major {
+                    // Peers that only send to us would go on sending to where we were.
+                    self.magic.search_active(ctx!(self, now));
+                }
             }
-            Underlay::DerpConnected(region) => self.netcheck.note_frame(region, now.mono),
+            Underlay::DerpConnected(region) => {
+                self.netcheck.note_frame(region, now.mono);
+                for id in self.magic.reached_by(region) {
+                    self.retry_handshake(id, now);
+                }
+            }
             Underlay::DerpLost(region) => {
                 self.magic.relay_lost(region);
                 self.out.derp_lost(region);
@@ -418,6 +437,7 @@ impl Engine {
         self.magic.handle_timeout(ctx);
         let ctx = ctx!(self, now);
         self.quad100.handle_timeout(ctx);
+        self.give_up_pings(now.mono);
         if self.expiry_at.is_some_and(|t| t <= now.mono) {
             self.check_expiry(now);
         }
@@ -430,6 +450,9 @@ impl Engine {
 
     /// What every input may have made due at once: the steps of a netcheck.
     fn settle(&mut self, now: Now) {
+        while let Some(id) = self.magic.take_opened() {
+            self.retry_handshake(id, now);
+        }
         let wish = self.magic.take_netcheck_wish();
         let active = self.magic.active(now.mono);
         let ctx = ctx!(self, now);
@@ -440,6 +463,33 @@ impl Engine {
         if let Some(done) = self.netcheck.handle_timeout(ctx) {
             self.netcheck.plan_next(active, ctx);
             self.netcheck_done(done, now);
+        }
+    }
+
+    /// A way to a peer opened: a handshake that went nowhere before goes there now.
+    fn retry_handshake(&mut self, id: NodeId, now: Now) {
+        let mut datagrams = self.wg.retry(id, now.mono);
+        self.transmit(id, &mut datagrams, false, None, now);
+    }
+
+    /// A datagram of a session we lost: whoever may have sent it is offered a new one. Bounded, because
+    /// anybody can send such datagrams.
+    fn revive(&mut self, from: Path, relayed: Option<NodePublic>, now: Now) {
+        let (since, count) = self.revived.unwrap_or((now.mono, 0));
+        let (since, count) =
+            if now.mono >= since + Duration::from_secs(1) { (now.mono, 0) } else { (since, count) };
+        self.revived = Some((since, count + 1));
+        if count >= MAX_REVIVALS {
+            return;
+        }
+        let id = match (relayed, from) {
+            (Some(key), _) => self.magic.by_key(&key),
+            (None, Path::Direct(addr)) => self.magic.by_addr(addr),
+            (None, Path::Derp(_)) => None,
+        };
+        if let Some((id, key)) = id.and_then(|id| Some((id, self.magic.key_of(id)?))) {
+            let mut datagrams = self.wg.renew(id, &key, now.mono);
+            self.transmit(id, &mut datagrams, false, Some(from), now);
         }
     }
 
@@ -468,6 +518,7 @@ impl Engine {
             self.magic.poll_timeout(),
             self.netcheck.poll_timeout(),
             self.quad100.poll_timeout().map(|t| (t, "dns")),
+            self.pings.poll_timeout().map(|t| (t, "ping")),
             self.expiry_at.map(|t| (t, "key expiry")),
             self.out.idle_at(self.netcheck.home()).map(|t| (t, "idle relay")),
         ]
@@ -486,22 +537,25 @@ impl Engine {
     /// # Errors
     /// When no peer has the address.
     pub fn ping(&mut self, target: IpAddr, now: Now) -> Result<u64, String> {
+        let id = self.pingable(target)?;
+        let ctx = ctx!(self, now);
+        let ping = self.magic.ping(id, ctx);
+        self.settle(now);
+        ping
+    }
+
+    /// The peer with this address, or why it cannot be pinged.
+    fn pingable(&self, target: IpAddr) -> Result<NodeId, String> {
         if self.netmap.own_addresses().any(|a| a == target) {
             return Err(format!("{target} is local"));
         }
         if self.expired {
             return Err("this node's key has expired: log in again".to_owned());
         }
-        let Some(id) = self.router.find(target) else {
-            return Err(match self.whois(target) {
-                Some((node, _)) => format!("the key of {} has expired", node.name),
-                None => format!("no peer has the address {target}"),
-            });
-        };
-        let ctx = ctx!(self, now);
-        let ping = self.magic.ping(id, ctx);
-        self.settle(now);
-        ping
+        self.router.find(target).ok_or_else(|| match self.whois(target) {
+            Some((node, _)) => format!("the key of {} has expired", node.name),
+            None => format!("no peer has the address {target}"),
+        })
     }
 
     /// Starts a netcheck now (after a network change or for `netcheck`).
@@ -517,3 +571,6 @@ impl Engine {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod hostile_tests;

@@ -569,6 +569,53 @@ fn ping_tells_the_way_and_fails_with_a_reason() {
 }
 
 #[test]
+fn pings_through_the_tunnel_are_answered_by_engine_and_host() {
+    let mut s = Sim::new(2).start();
+    s.secs(1);
+    let to: IpAddr = IPS[1].parse().unwrap();
+    let now = s.now;
+    s.hosts[0].engine.ping_through(to, Through::Tsmp, now).unwrap();
+    s.drain(0);
+    s.secs(1);
+    assert!(matches!(s.pings(0)[..], [Ok(_)]), "{:?}", s.pings(0));
+    s.hosts[0].events.clear();
+
+    let now = s.now;
+    s.hosts[0].engine.ping_through(to, Through::Icmp, now).unwrap();
+    s.drain(0);
+    s.secs(1);
+    // The other host answers what its TUN got.
+    let request = s.hosts[1].tun.iter().find(|p| p[9] == Proto::ICMPV4.0).unwrap().clone();
+    assert_eq!(request[20], 8);
+    let mut answer = request[20..].to_vec();
+    answer[0] = 0;
+    let reply = |from: &str| {
+        build_ip(from.parse().unwrap(), IPS[0].parse().unwrap(), Proto::ICMPV4, &answer).unwrap()
+    };
+    s.send(1, &reply(IPS[1]));
+    s.secs(1);
+    assert!(
+        matches!(s.pings(0)[..], [Ok((_, took))] if *took >= Duration::from_millis(10)),
+        "{:?}",
+        s.pings(0)
+    );
+    assert!(s.hosts[0].tun.iter().all(|p| p[9] != Proto::ICMPV4.0), "the answer is ours, not the host's");
+    s.hosts[0].events.clear();
+    // An answer nobody waits for goes to the host.
+    s.send(1, &reply(IPS[1]));
+    s.secs(1);
+    assert_eq!(s.hosts[0].tun.iter().filter(|p| p[9] == Proto::ICMPV4.0).count(), 1);
+
+    let now = s.now;
+    s.hosts[0].engine.ping_through(to, Through::Icmp, now).unwrap();
+    s.drain(0);
+    s.secs(6);
+    assert!(matches!(s.pings(0)[..], [Err(_)]), "no host answered: {:?}", s.pings(0));
+    let now = s.now;
+    assert!(s.hosts[0].engine.ping_through("fd7a::9".parse().unwrap(), Through::Tsmp, now).is_err());
+}
+
+#[test]
 fn an_expired_peer_and_an_expired_self_are_cut_off() {
     let mut s = Sim::new(2).start();
     s.secs(1);

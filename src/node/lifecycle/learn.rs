@@ -12,7 +12,7 @@ impl Lifecycle {
     pub(super) fn learn(&mut self, map: &MapResponse) {
         let told = &mut self.told;
         if let Some(node) = &map.node {
-            if told.self_node.as_ref().map(|n| n.key) != Some(node.key) {
+            if told.self_node.as_ref() != Some(node) {
                 self.bus.send(Notify { self_change: Some(Box::new(node.clone())), ..Notify::default() });
             }
             told.self_node = Some(node.clone());
@@ -73,15 +73,17 @@ impl Lifecycle {
     }
 
     pub(super) async fn link_change(&mut self) {
-        let (addresses, first) = {
-            let links = self.links.borrow();
-            (links.addresses.iter().copied().collect(), !self.links_told)
-        };
+        let now = self.links.borrow().clone();
+        let first = !self.links_told;
         self.links_told = true;
-        let news =
-            Underlay::Interfaces { addresses, port_v4: self.ports.0, port_v6: self.ports.1, major: !first };
+        // More addresses alone break nothing; a lost one or another way out may have broken everything.
+        let old = std::mem::replace(&mut self.links_seen, now.clone());
+        let lost = !old.addresses.is_subset(&now.addresses) || old.default_routes != now.default_routes;
+        let major = !first && (lost || old.addresses.is_empty());
+        let addresses = now.addresses.into_iter().collect();
+        let news = Underlay::Interfaces { addresses, port_v4: self.ports.0, port_v6: self.ports.1, major };
         let _ = self.core.tell(Command::Underlay(news)).await;
-        if let Some(client) = self.client.as_ref().filter(|_| !self.control_up) {
+        if let Some(client) = self.client.as_ref().filter(|_| major || !self.control_up) {
             client.reset();
         }
     }

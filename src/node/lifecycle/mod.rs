@@ -235,6 +235,7 @@ pub struct Lifecycle {
     writer: Option<tokio::task::JoinHandle<()>>,
     expiry_told: Option<DateTime<Utc>>,
     links_told: bool,
+    links_seen: LinkState,
     key_login: bool,
 }
 
@@ -284,6 +285,7 @@ pub fn new(parts: LifecycleParts, options: DialOptions) -> (Lifecycle, Backend) 
         writer: None,
         expiry_told: None,
         links_told: false,
+        links_seen: LinkState::default(),
         key_login: false,
     };
     let backend = Backend { asks: ask_tx, view: views, bus };

@@ -1,5 +1,6 @@
 //! One function per LocalAPI path.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -19,8 +20,8 @@ use super::status::{addresses, region_code, status};
 use super::{Api, Body, Caller, PREFIX, json as json_answer, text};
 use crate::keys::NodePublic;
 use crate::node::core::{Command, PING_TIMEOUT};
-use crate::node::engine::Path;
-use crate::node::lifecycle::{Ask, State};
+use crate::node::engine::{EngineStatus, Path, Through};
+use crate::node::lifecycle::{Ask, State, View};
 use crate::node::prefs::Prefs;
 use crate::wire::{Node, UserProfile};
 
@@ -294,10 +295,15 @@ async fn ping(uri: &http::Uri, api: &Api) -> Answer {
         return text(StatusCode::BAD_REQUEST, "missing or wrong 'ip' parameter");
     };
     let kind = query(uri, "type").unwrap_or_else(|| "disco".to_owned());
-    if kind != "disco" {
-        let why = format!("{kind} pings are not supported by this node; use disco");
-        return text(StatusCode::NOT_IMPLEMENTED, why);
-    }
+    let through = match kind.as_str() {
+        "disco" => None,
+        "TSMP" => Some(Through::Tsmp),
+        "ICMP" => Some(Through::Icmp),
+        other => {
+            let why = format!("{other} pings are not supported by this node; use disco, TSMP or ICMP");
+            return text(StatusCode::NOT_IMPLEMENTED, why);
+        }
+    };
     let mut out = json!({
         "IP": ip.to_string(), "NodeIP": "", "NodeName": "", "Err": "", "LatencySeconds": 0.0,
         "Endpoint": "", "PeerRelay": "", "DERPRegionID": 0, "DERPRegionCode": "",
@@ -320,7 +326,7 @@ async fn ping(uri: &http::Uri, api: &Api) -> Answer {
         let first = addresses(node).first().map(ToString::to_string);
         put(&mut out, "NodeIP", first.unwrap_or_default());
     }
-    let asked = api.core.ask(|reply| Command::Ping(ip, reply));
+    let asked = api.core.ask(|reply| Command::Ping(ip, through, reply));
     let result = match tokio::time::timeout(PING_TIMEOUT, asked).await {
         Ok(Ok(Ok(outcome))) => outcome.result,
         Ok(Ok(Err(e))) => Err(e),
@@ -332,6 +338,8 @@ async fn ping(uri: &http::Uri, api: &Api) -> Answer {
         Ok((path, latency)) => {
             put(&mut out, "LatencySeconds", latency.as_secs_f64());
             match path {
+                // The way is disco's business; the caller then names the protocol instead.
+                _ if through.is_some() => {}
                 Path::Direct(addr) => put(&mut out, "Endpoint", addr.to_string()),
                 Path::Derp(region) => {
                     let map = api.core.news().borrow().derp_map.clone();
@@ -414,6 +422,9 @@ async fn watch(uri: &http::Uri, api: &Api) -> Answer {
             return gone();
         };
         let news = api.core.news().borrow().clone();
+        if bit(3) {
+            first.net_map = net_map(&view, &engine).map(Box::new);
+        }
         if bit(14) {
             first.initial_status = Some(Box::new(status(&view, &engine, &news, true)));
         }
@@ -436,6 +447,23 @@ async fn watch(uri: &http::Uri, api: &Api) -> Answer {
     let mut response = Response::new(BodyExt::boxed(StreamBody::new(lines)));
     response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     response
+}
+
+/// The netmap as older watchers ask for it at the start, as far as this node keeps it.
+fn net_map(view: &View, engine: &EngineStatus) -> Option<Value> {
+    let own = engine.self_node.as_ref()?;
+    let peers: Vec<&Node> = engine.peers.values().map(|p| &p.node).collect();
+    let users: BTreeMap<String, &UserProfile> =
+        engine.users.iter().map(|(id, u)| (id.to_string(), u)).collect();
+    Some(json!({
+        "SelfNode": own,
+        "NodeKey": own.key,
+        "Peers": peers,
+        "DNS": view.dns,
+        "DERPMap": view.derp_map,
+        "Domain": engine.domain,
+        "UserProfiles": users,
+    }))
 }
 
 type Watcher = (Option<Vec<u8>>, broadcast::Receiver<Arc<Notify>>);

@@ -24,6 +24,8 @@ use crate::wire::Node;
 
 /// Own endpoints older than this are measured anew before a call-me-maybe.
 const ENDPOINTS_FRESH: Duration = Duration::from_secs(27);
+/// Peers looked for at once after a network change; the others when there is a packet for them.
+const MAX_SEARCH: usize = 256;
 /// Pings of the command line under way.
 const MAX_CLI: usize = 256;
 
@@ -67,6 +69,8 @@ pub(crate) struct Magicsock {
     next_cli: u64,
     /// The last user packet to anyone.
     last_user: Option<Instant>,
+    /// Peers to which a direct way just opened.
+    opened: Vec<NodeId>,
 }
 
 /// What changed with a peer of the netmap.
@@ -95,6 +99,33 @@ impl Magicsock {
             cli: BTreeMap::new(),
             next_cli: 1,
             last_user: None,
+            opened: Vec::new(),
+        }
+    }
+
+    /// A peer to which a direct way opened since the last call.
+    pub(crate) fn take_opened(&mut self) -> Option<NodeId> {
+        self.opened.pop()
+    }
+
+    /// A peer that may stand at this address. Walks over all peers: not for every packet.
+    pub(crate) fn by_addr(&self, addr: SocketAddr) -> Option<NodeId> {
+        self.peers.iter().filter(|(_, p)| p.may_be_at(addr)).map(|(id, _)| *id).min()
+    }
+
+    /// The peers that packets reach by this relay region.
+    pub(crate) fn reached_by(&self, region: RegionId) -> Vec<NodeId> {
+        self.peers.iter().filter(|(_, p)| p.relay() == Some(region)).map(|(id, _)| *id).collect()
+    }
+
+    /// Pings the peers that had traffic lately, and lets them ping us.
+    pub(crate) fn search_active(&mut self, ctx: &mut Ctx<'_>) {
+        let now = ctx.now.mono;
+        let mut active: Vec<(Option<Instant>, NodeId)> =
+            self.peers.iter().filter(|(_, p)| p.active(now)).map(|(id, p)| (p.last_user, *id)).collect();
+        active.sort_unstable_by(|a, b| b.cmp(a));
+        for (_, id) in active.into_iter().take(MAX_SEARCH) {
+            self.full_ping(id, true, ctx);
         }
     }
 
@@ -195,6 +226,7 @@ impl Magicsock {
     pub(crate) fn route(&mut self, id: NodeId, user: bool, ctx: &mut Ctx<'_>) -> Option<Route> {
         let now = ctx.now.mono;
         let p = self.peers.get_mut(&id)?;
+        p.settle_best(now);
         let mut wake = false;
         if user {
             p.last_user = Some(now);
@@ -400,7 +432,11 @@ impl Magicsock {
                 SocketAddr::from(([127, 3, 3, 40], u16::try_from(region.0).unwrap_or_default()))
             }
         };
+        let doubtful = p.doubt_best(from, ctx.now.mono);
         self.send(id, from, &Message::Pong { tx, src }, ctx);
+        for addr in doubtful.into_iter().flatten() {
+            self.ping_path(id, Path::Direct(addr), None, ctx);
+        }
     }
 
     fn handle_pong(
@@ -420,6 +456,7 @@ impl Magicsock {
             };
             let best = p.best.map(|b| b.addr);
             if best != before {
+                self.opened.push(*id);
                 tracing::debug!(peer = %p.key.short(), addr = ?best, "a better direct path");
             }
             self.arm(*id);

@@ -32,6 +32,8 @@ const MAX_PINGS: usize = 256;
 const MAX_SEEN: usize = 64;
 /// Between two call-me-maybes taken from one peer (RELIABILITY.md row 47).
 const CMM_SPACING: Duration = Duration::from_secs(1);
+/// The best path must answer within this long once the peer shows up elsewhere.
+const DOUBT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Candidate {
@@ -63,6 +65,9 @@ pub(crate) struct PeerPaths {
     pub(crate) reverse: Option<RegionId>,
     candidates: BTreeMap<SocketAddr, Candidate>,
     pub(crate) best: Option<Best>,
+    /// Validated too, but not better; takes over when the best goes silent.
+    second: Option<Best>,
+    last_doubt: Option<Instant>,
     pings: BTreeMap<TxId, SentPing>,
     seen: VecDeque<(TxId, Path)>,
     last_full_ping: Option<Instant>,
@@ -88,6 +93,8 @@ impl PeerPaths {
             reverse: None,
             candidates: BTreeMap::new(),
             best: None,
+            second: None,
+            last_doubt: None,
             pings: BTreeMap::new(),
             seen: VecDeque::new(),
             last_full_ping: None,
@@ -225,6 +232,11 @@ impl PeerPaths {
         due
     }
 
+    /// Whether an address is one of the candidates.
+    pub(crate) fn may_be_at(&self, addr: SocketAddr) -> bool {
+        self.candidates.contains_key(&addr)
+    }
+
     /// All candidates, whatever was pinged when.
     pub(crate) fn candidates(&self) -> Vec<SocketAddr> {
         self.candidates.keys().copied().collect()
@@ -261,8 +273,39 @@ impl PeerPaths {
         let better = is_better((addr, latency), trusted.map(|b| (b.addr, b.latency)));
         if better || self.best.is_some_and(|b| b.addr == addr) {
             self.best = Some(Best { addr, latency, trust_until: now + TRUST });
+            self.second = self.second.filter(|s| s.addr != addr);
+        } else {
+            self.second = Some(Best { addr, latency, trust_until: now + TRUST });
         }
         Some(ping)
+    }
+
+    /// The peer pinged us from elsewhere than where we send to: it may have moved. Its best path has to prove
+    /// itself anew, soon, beside the new one; the official client would wait for the trust to run out.
+    pub(crate) fn doubt_best(&mut self, from: Path, now: Instant) -> [Option<SocketAddr>; 2] {
+        let (Path::Direct(addr), Some(best)) = (from, self.best.as_mut()) else {
+            return [None, None];
+        };
+        let lately = self.last_doubt.is_some_and(|t| now < t + DOUBT);
+        if best.addr == addr || lately || !may_probe(addr) {
+            return [None, None];
+        }
+        self.last_doubt = Some(now);
+        best.trust_until = best.trust_until.min(now + DOUBT.max(best.latency * 3));
+        if let Some(c) = self.candidates.get_mut(&addr) {
+            c.last_ping = Some(now);
+        }
+        [Some(best.addr), Some(addr)]
+    }
+
+    /// Lets the second path take over from a best one that is not trusted any more.
+    pub(crate) fn settle_best(&mut self, now: Instant) {
+        if self.best.is_some_and(|b| now <= b.trust_until) {
+            return;
+        }
+        if let Some(second) = self.second.take().filter(|s| now <= s.trust_until) {
+            self.best = Some(second);
+        }
     }
 
     /// Gives up pings that are too old, and the best address when it went silent.
@@ -279,11 +322,13 @@ impl PeerPaths {
         if silent {
             self.best = None;
         }
+        self.settle_best(now);
     }
 
     /// All paths are doubtful.
     pub(crate) fn distrust(&mut self) {
         self.best = None;
+        self.second = None;
         self.full_ping_from = None;
         for c in self.candidates.values_mut() {
             c.last_ping = None;
@@ -340,6 +385,38 @@ mod tests {
         ping(&mut p, 4, addr(1), now);
         p.expire_pings(now + PING_TIMEOUT);
         assert!(p.best.is_some());
+    }
+
+    #[test]
+    fn a_peer_that_shows_up_elsewhere_is_followed_when_the_old_way_is_silent() {
+        let now = Now::read().mono;
+        let mut p = peer();
+        ping(&mut p, 1, addr(1), now);
+        p.take_pong(&[1; 12], now).unwrap();
+        assert!(p.note_ping([7; 12], Path::Direct(addr(2)), now));
+        assert_eq!(p.doubt_best(Path::Direct(addr(2)), now), [Some(addr(1)), Some(addr(2))]);
+        assert_eq!(p.doubt_best(Path::Direct(addr(2)), now), [None, None], "once a second");
+        ping(&mut p, 2, addr(2), now);
+        p.take_pong(&[2; 12], now).unwrap();
+        assert_eq!(p.best_at(now), Some((addr(1), true)), "not better, so far");
+        let later = now + DOUBT + Duration::from_millis(1);
+        p.settle_best(later);
+        assert_eq!(p.best_at(later), Some((addr(2), true)));
+    }
+
+    #[test]
+    fn a_best_way_that_answers_is_kept_however_the_peer_pings() {
+        let now = Now::read().mono;
+        let mut p = peer();
+        ping(&mut p, 1, addr(1), now);
+        p.take_pong(&[1; 12], now).unwrap();
+        p.doubt_best(Path::Direct(addr(2)), now);
+        ping(&mut p, 2, addr(1), now);
+        p.take_pong(&[2; 12], now).unwrap();
+        let later = now + DOUBT + Duration::from_millis(1);
+        p.settle_best(later);
+        assert_eq!(p.best_at(later), Some((addr(1), true)));
+        assert_eq!(p.doubt_best(Path::Direct(addr(1)), later), [None, None]);
     }
 
     #[test]

@@ -124,6 +124,12 @@ impl ResolvConf {
         self.replace(&text)
     }
 
+    /// Whether somebody else wrote the file after us.
+    #[must_use]
+    pub fn overwritten(&self) -> bool {
+        !read(&self.file).is_ok_and(|t| t.starts_with(MARK))
+    }
+
     /// Puts the original back, when there is one and the file is still ours. Also called at start,
     /// where a backup means that the last daemon did not end in order.
     ///

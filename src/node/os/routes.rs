@@ -8,8 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
-use rtnetlink::packet_route::route::{RouteMessage, RouteScope};
-use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute};
+use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{AddressMessageBuilder, Handle, IpVersion, LinkUnspec, RouteMessageBuilder};
 
 use crate::node::engine::OsConfig;
@@ -136,6 +137,101 @@ impl Routes {
         trouble
     }
 
+    /// Looks whether everything that was set is still there, and sets again what somebody else removed; says
+    /// what that was, and what could not be done.
+    pub async fn check(&mut self, config: &OsConfig) -> (Vec<String>, Vec<String>) {
+        let (mut gone, mut trouble) = (Vec::new(), Vec::new());
+        if !self.rules {
+            return (gone, trouble);
+        }
+        let (addresses, routes) = (self.present_addresses().await, self.present_routes().await);
+        let lost: Vec<IpNet> = self.addresses.difference(&addresses).copied().collect();
+        gone.extend(lost.iter().map(|n| format!("address {n}")));
+        self.addresses.retain(|n| !lost.contains(n));
+        let lost: BTreeSet<IpNet> = self.routes.difference(&routes).copied().collect();
+        gone.extend(lost.iter().take(3).map(|n| format!("route {n}")));
+        if lost.len() > 3 {
+            gone.push(format!("{} more routes", lost.len() - 3));
+        }
+        self.routes.retain(|n| !lost.contains(n));
+        let v6 = ipv6_there();
+        for version in [IpVersion::V4, IpVersion::V6] {
+            if version == IpVersion::V6 && !v6 {
+                continue;
+            }
+            if self.our_rules(version.clone()).await.len() < RULES.len() {
+                gone.push("routing rules".to_owned());
+                // Set anew by `apply`.
+                self.rules = false;
+            }
+        }
+        gone.dedup();
+        if !gone.is_empty() {
+            trouble = self.apply(config).await;
+        }
+        (gone, trouble)
+    }
+
+    async fn present_addresses(&self) -> BTreeSet<IpNet> {
+        let mut out = BTreeSet::new();
+        let mut dump = self.handle.address().get().set_link_index_filter(self.index).execute();
+        while let Ok(Some(message)) = dump.try_next().await {
+            for attribute in &message.attributes {
+                if let AddressAttribute::Local(ip) | AddressAttribute::Address(ip) = attribute {
+                    out.extend(IpNet::new(*ip, message.header.prefix_len));
+                }
+            }
+        }
+        out
+    }
+
+    async fn present_routes(&self) -> BTreeSet<IpNet> {
+        let mut out = BTreeSet::new();
+        let asked = [
+            RouteMessageBuilder::<Ipv4Addr>::new().table_id(TABLE).build(),
+            RouteMessageBuilder::<Ipv6Addr>::new().table_id(TABLE).build(),
+        ];
+        for message in asked {
+            let mut dump = self.handle.route().get(message).execute();
+            while let Ok(Some(route)) = dump.try_next().await {
+                out.extend(self.net_of(&route));
+            }
+        }
+        out
+    }
+
+    /// The destination of a route of ours.
+    fn net_of(&self, route: &RouteMessage) -> Option<IpNet> {
+        let (mut table, mut to, mut out) = (u32::from(route.header.table), None, None);
+        for attribute in &route.attributes {
+            match attribute {
+                RouteAttribute::Table(t) => table = *t,
+                RouteAttribute::Oif(index) => out = Some(*index),
+                RouteAttribute::Destination(RouteAddress::Inet(ip)) => to = Some(IpAddr::V4(*ip)),
+                RouteAttribute::Destination(RouteAddress::Inet6(ip)) => to = Some(IpAddr::V6(*ip)),
+                _ => {}
+            }
+        }
+        let ours = table == TABLE && out == Some(self.index);
+        IpNet::new(to?, route.header.destination_prefix_length).ok().filter(|_| ours)
+    }
+
+    /// The rules of our priorities in one family.
+    async fn our_rules(&self, version: IpVersion) -> Vec<RuleMessage> {
+        let mut found = Vec::new();
+        let mut dump = self.handle.rule().get(version).execute();
+        while let Ok(Some(rule)) = dump.try_next().await {
+            let ours = rule
+                .attributes
+                .iter()
+                .any(|a| matches!(a, RuleAttribute::Priority(p) if RULES.iter().any(|r| r.0 == *p)));
+            if ours {
+                found.push(rule);
+            }
+        }
+        found
+    }
+
     /// Removes the rules a killed daemon left.
     pub async fn clean(&self) -> Vec<String> {
         self.set_rules(false, ipv6_there()).await
@@ -207,18 +303,7 @@ impl Routes {
             if version == IpVersion::V6 && !v6 {
                 continue;
             }
-            let mut found = Vec::new();
-            let mut dump = self.handle.rule().get(version.clone()).execute();
-            while let Ok(Some(rule)) = dump.try_next().await {
-                let ours = rule
-                    .attributes
-                    .iter()
-                    .any(|a| matches!(a, RuleAttribute::Priority(p) if RULES.iter().any(|r| r.0 == *p)));
-                if ours {
-                    found.push(rule);
-                }
-            }
-            for rule in found {
+            for rule in self.our_rules(version.clone()).await {
                 if let Err(e) = ok_if(self.handle.rule().del(rule).execute().await, &[libc::ENOENT]) {
                     trouble.push(format!("cannot remove a routing rule: {e}"));
                 }
