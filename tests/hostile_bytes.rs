@@ -351,7 +351,8 @@ mod noise {
             });
             longest = longest.max(got.len());
             assert!(text.starts_with(&got), "not what was sealed");
-            assert!(bytes == records || got.len() < text.len());
+            // All of it only when all records are there untouched; what follows them is refused by itself.
+            assert!(bytes.starts_with(&records) || got.len() < text.len());
         });
         assert!(longest > 0, "no input got past the first record");
     }
