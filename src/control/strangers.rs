@@ -10,7 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 /// Connections of one source that are counted; machines that have a node are let in beyond it.
-pub(super) const OPEN_PER_SOURCE: u32 = 512;
+pub(super) const OPEN_PER_SOURCE: u32 = 2048;
 
 /// Counts; clones share it. Holds an entry only for sources that are connected.
 #[derive(Clone, Default)]
@@ -83,7 +83,7 @@ mod tests {
         assert!(strangers.enter(ip("2001:db8:0:1::1")).is_ok());
         held.pop();
         assert!(strangers.enter(ip("2001:db8::ffff")).is_ok());
-        assert!((0..2000).all(|_| matches!(strangers.enter(ip("::ffff:127.0.0.1")), Ok(None))));
+        assert!((0..5000).all(|_| matches!(strangers.enter(ip("::ffff:127.0.0.1")), Ok(None))));
         drop(held);
         assert!(strangers.0.lock().is_empty(), "a source that left is forgotten");
     }

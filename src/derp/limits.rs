@@ -22,11 +22,11 @@ pub const QUEUE: usize = 32;
 /// Control frames (PeerGone and the like) waiting for one connection; the oldest is dropped.
 pub const CONTROL_QUEUE: usize = 256;
 /// Connections of one network.
-pub const CONNECTIONS_PER_NETWORK: u32 = 512;
+pub const CONNECTIONS_PER_NETWORK: u32 = 2048;
 /// New connections per second of one network.
-pub const ACCEPTS_PER_SECOND: u32 = 50;
+pub const ACCEPTS_PER_SECOND: u32 = 200;
 /// New connections of one network in a burst.
-pub const ACCEPTS_BURST: u32 = 200;
+pub const ACCEPTS_BURST: u32 = 1024;
 /// Connections in all, logged in or not.
 pub const CONNECTIONS: u32 = 50_000;
 /// Networks remembered; unknown ones are refused beyond it.
@@ -149,7 +149,7 @@ mod tests {
     fn loopback_is_exempt_and_v6_counts_by_64() {
         let now = Now::read().mono;
         let mut gate = Gate::default();
-        assert!((0..1000).all(|_| gate.enter(ip("::ffff:127.0.0.1"), now)));
+        assert!((0..5000).all(|_| gate.enter(ip("::ffff:127.0.0.1"), now)));
         for n in 0..u128::from(ACCEPTS_BURST) {
             let host = Ipv6Addr::from(u128::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0)) + n);
             assert!(gate.enter(host.into(), now));
