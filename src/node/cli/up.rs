@@ -260,16 +260,11 @@ fn start_in_background(socket: &Path) -> Result<tokio::sync::oneshot::Receiver<S
     let program =
         std::env::current_exe().map_err(|e| Failure::Ours(format!("cannot find this program: {e}")))?;
     let log = socket.with_extension("log");
-    if let Some(dir) = socket.parent() {
-        let _ = crate::node::localapi::make_dir(dir);
-    }
-    let opened = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        // Not for everybody, and never through a link that somebody else put there.
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(&log);
+    let made = socket.parent().map_or(Ok(()), crate::node::localapi::make_dir);
+    // Not for everybody, and never through a link that somebody else put there.
+    let mut options = std::fs::OpenOptions::new();
+    options.create(true).append(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    let opened = made.and_then(|()| options.open(&log));
     let file = opened.map_err(|e| {
         let denied = e.kind() == std::io::ErrorKind::PermissionDenied;
         let remedy = if denied { "; use sudo" } else { "" };

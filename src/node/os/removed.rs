@@ -2,7 +2,7 @@
 //!
 //! Bursts are gathered; what was removed is not said, since only a look at the whole shows what is missing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
@@ -18,6 +18,8 @@ const GATHER: Duration = Duration::from_millis(300);
 pub(super) struct Removals {
     messages: BoxStream<'static, bool>,
     connection: JoinHandle<()>,
+    /// When the burst that was seen counts as over.
+    due: Option<Instant>,
 }
 
 impl Drop for Removals {
@@ -41,7 +43,7 @@ pub(super) fn removals(index: u32) -> std::io::Result<Removals> {
         NetlinkPayload::InnerMessage(inner) => matters(&inner, index),
         _ => false,
     });
-    Ok(Removals { messages: messages.boxed(), connection: tokio::spawn(connection) })
+    Ok(Removals { messages: messages.boxed(), connection: tokio::spawn(connection), due: None })
 }
 
 fn matters(message: &RouteNetlinkMessage, ours: u32) -> bool {
@@ -55,24 +57,43 @@ fn matters(message: &RouteNetlinkMessage, ours: u32) -> bool {
 }
 
 impl Removals {
-    /// Waits for a removal and for the burst around it to end. Safe to be cancelled: what was seen is seen
-    /// again as missing.
+    /// Waits for a removal and for the burst around it to end. May be cancelled: a burst that was seen is
+    /// remembered for the next call.
     pub(super) async fn next(&mut self) {
-        loop {
+        while self.due.is_none() {
             match self.messages.next().await {
-                Some(true) => break,
+                Some(true) => self.due = Some(crate::clock::Now::read().mono + GATHER),
                 Some(false) => {}
                 // Netlink is gone: then nothing can be told any more.
                 None => std::future::pending().await,
             }
         }
-        let gathered = tokio::time::sleep(GATHER);
-        tokio::pin!(gathered);
-        loop {
+        while let Some(due) = self.due {
             tokio::select! {
-                () = &mut gathered => return,
-                message = self.messages.next() => if message.is_none() { return },
+                () = tokio::time::sleep_until(due.into()) => self.due = None,
+                message = self.messages.next() => if message.is_none() { self.due = None },
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_burst_outlives_a_cancelled_wait() {
+        let messages = futures_util::stream::iter([false, true]).chain(futures_util::stream::pending());
+        let connection = tokio::spawn(std::future::pending());
+        let mut removals = Removals { messages: messages.boxed(), connection, due: None };
+        // Something else happens while the burst is gathered.
+        tokio::select! {
+            biased;
+            () = removals.next() => panic!("the burst was not gathered"),
+            () = tokio::task::yield_now() => {}
+        }
+        tokio::time::timeout(Duration::from_secs(5), removals.next())
+            .await
+            .expect("the removal was forgotten");
     }
 }
