@@ -1066,12 +1066,10 @@ fn of_two_relay_connections_of_one_key_the_newest_receives() {
             Frame::SendPacket { to: bob.node.public(), packet: Bytes::from_static(text) }.encode()
         };
         let received = async |stream: &mut TcpStream| loop {
-            match timeout(SOON, next_frame(stream)).await.expect("a packet comes").expect("still connected") {
-                Frame::RecvPacket { from, packet } => {
-                    assert_eq!(from, alice.node.public());
-                    break packet;
-                }
-                _ => {}
+            let frame = timeout(SOON, next_frame(stream)).await.expect("a packet comes");
+            if let Frame::RecvPacket { from, packet } = frame.expect("still connected") {
+                assert_eq!(from, alice.node.public());
+                break packet;
             }
         };
         sender.write_all(&send(b"to the first")).await.unwrap();
