@@ -104,6 +104,7 @@ impl Channel {
         let (handshake, initiation) =
             ClientHandshake::new(&machine.machine, &server_key().await, capver, &mut rng);
         let mut stream = tokio::net::TcpStream::connect(PLAIN).await.unwrap();
+        stream.set_nodelay(true).unwrap();
         stream.write_all(&upgrade_head(&initiation)).await.unwrap();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
