@@ -21,6 +21,7 @@ mod webdriver;
 mod scenario_attack;
 mod scenario_batches;
 mod scenario_browser;
+mod scenario_crowds;
 mod scenario_diagnostics;
 mod scenario_faults;
 mod scenario_hostile;
