@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, clippy::print_stdout)]
 #![allow(clippy::disallowed_methods)]
 
+mod authority;
 mod flows;
 mod machines;
 mod official;

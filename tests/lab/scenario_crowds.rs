@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tsd::clock::Rng;
 use tsd::derp::frame::Frame;
 use tsd::noise::stream::ClientHandshake;
-use tsd::wire::{CapVer, MapRequest, Service};
+use tsd::wire::{CapVer, MapRequest, MapResponse, Service};
 
 use crate::machines::{Machine, block_inside};
 use crate::scenario_attack::*;
@@ -45,6 +45,19 @@ fn open_connections(scene: &Scene) -> u64 {
     let text = scene.server.host.ok("curl", &["-s", "http://127.0.0.1:8080/metrics"]);
     let line = text.lines().find_map(|l| l.strip_prefix("tsd_http_connections ")).unwrap();
     line.trim().parse::<u64>().unwrap() - 1
+}
+
+/// The first message of a machine's long poll.
+async fn first_map(machine: &mut Machine, url: &str) -> MapResponse {
+    let ask = MapRequest {
+        version: CapVer::OURS,
+        node_key: machine.node.public(),
+        stream: true,
+        ..MapRequest::default()
+    };
+    let client = machine.client(url);
+    let mut stream = client.poll(&ask).await.unwrap();
+    timeout(SOON, stream.next()).await.unwrap().unwrap().unwrap()
 }
 
 /// Row 11: five thousand connections from 21 addresses that say nothing.
@@ -219,15 +232,7 @@ fn an_oversized_description_reaches_peers_cut_to_size() {
     let (shown, size) = block_inside(&scene.attacker, move || async move {
         let mut good = Machine::new("good");
         good.register(&url, &key).await.unwrap();
-        let ask = MapRequest {
-            version: CapVer::OURS,
-            node_key: good.node.public(),
-            stream: true,
-            ..MapRequest::default()
-        };
-        let client = good.client(&url);
-        let mut stream = client.poll(&ask).await.unwrap();
-        let map = timeout(SOON, stream.next()).await.unwrap().unwrap().unwrap();
+        let map = first_map(&mut good, &url).await;
         let size = serde_json::to_vec(&map).unwrap().len();
         let peers = map.peers.unwrap();
         (peers.into_iter().find(|p| p.name.starts_with("evil")).expect("the peer is shown"), size)
@@ -316,15 +321,7 @@ fn a_poll_reset_in_the_middle_of_its_map_leaves_nothing() {
     let url = scene.server.url.clone();
     let seen = block_inside(&scene.attacker, move || async move {
         let mut machine = machine;
-        let ask = MapRequest {
-            version: CapVer::OURS,
-            node_key: machine.node.public(),
-            stream: true,
-            ..MapRequest::default()
-        };
-        let client = machine.client(&url);
-        let mut stream = client.poll(&ask).await.unwrap();
-        let map = timeout(SOON, stream.next()).await.unwrap().unwrap().unwrap();
+        let map = first_map(&mut machine, &url).await;
         map.peers.unwrap().len()
     });
     assert_eq!(seen, 40);

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use crate::authority::serve_with_ca;
 use crate::peers::{OFFICIAL, Peer, lossy};
-use crate::scenario_versions::test_ca;
 use crate::server::Server;
 use crate::world::{Lab, eventually};
 
@@ -38,14 +38,7 @@ fn diagnose(peer: &Peer, debug_relay: bool) {
 fn official_diagnostics_are_content_with_an_authority() {
     let lab = Lab::new("diagnostics, CA");
     let srv = lab.host_at("srv", "203.0.113.10");
-    let (ca, cert, key) = test_ca("203.0.113.10");
-    std::fs::write(srv.path("/etc/cert.pem"), cert).unwrap();
-    std::fs::write(srv.path("/etc/key.pem"), key).unwrap();
-    let server = Server::start_with(
-        &srv,
-        "https://203.0.113.10",
-        &["--tls-cert", "/etc/cert.pem", "--tls-key", "/etc/key.pem"],
-    );
+    let (server, ca) = serve_with_ca(&srv);
     let host = lab.host("o1");
     std::fs::write(host.path("/etc/lab-ca.pem"), &ca).unwrap();
     let peer = Peer::start_with(&host, OFFICIAL, &[("SSL_CERT_FILE", "/etc/lab-ca.pem")]);

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::authority::test_ca;
 use crate::machines::{Machine, block_inside};
 use crate::peers::{Kind, OFFICIAL, Peer, lossy};
 use crate::scenario_browser::{CONSOLE, browse, link, shots, sign_in};
-use crate::scenario_versions::test_ca;
 use crate::server::{Server, TSD};
 use crate::world::{Host, Lab, Process, eventually};
 

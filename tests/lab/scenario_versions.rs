@@ -3,37 +3,17 @@
 use std::process::Command;
 use std::time::Duration;
 
+use crate::authority::{serve_with_ca, test_ca};
 use crate::official::Version;
 use crate::peers::{Kind, OFFICIAL, Peer};
 use crate::server::Server;
 use crate::world::Lab;
 
-/// A CA and a certificate of it for `addr`, written where the hosts see them.
-pub fn test_ca(addr: &str) -> (String, String, String) {
-    let ca_key = rcgen::KeyPair::generate().unwrap();
-    let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    ca.distinguished_name.push(rcgen::DnType::CommonName, "lab CA");
-    let ca_cert = ca.self_signed(&ca_key).unwrap();
-    let key = rcgen::KeyPair::generate().unwrap();
-    let leaf = rcgen::CertificateParams::new(vec![addr.to_owned()]).unwrap();
-    let issuer = rcgen::Issuer::new(ca, &ca_key);
-    let cert = leaf.signed_by(&key, &issuer).unwrap();
-    (ca_cert.pem(), cert.pem(), key.serialize_pem())
-}
-
 #[test]
 fn newest_and_oldest_join_one_mesh_with_a_ca() {
     let lab = Lab::new("versions, CA");
     let srv = lab.host_at("srv", "203.0.113.10");
-    let (ca, cert, key) = test_ca("203.0.113.10");
-    std::fs::write(srv.path("/etc/cert.pem"), cert).unwrap();
-    std::fs::write(srv.path("/etc/key.pem"), key).unwrap();
-    let server = Server::start_with(
-        &srv,
-        "https://203.0.113.10",
-        &["--tls-cert", "/etc/cert.pem", "--tls-key", "/etc/key.pem"],
-    );
+    let (server, ca) = serve_with_ca(&srv);
     let auth = server.key(&["--reusable"]);
     let environment = [("SSL_CERT_FILE", "/etc/lab-ca.pem")];
     let peers: Vec<Peer> = [("new", OFFICIAL), ("old", Kind::Official(Version::Oldest)), ("ours", Kind::Tsd)]
