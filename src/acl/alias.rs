@@ -8,33 +8,8 @@ use ipnet::IpNet;
 use crate::model::Tag;
 use crate::wire::PortRange;
 
+pub(super) use super::ast::Alias;
 use super::error::quote;
-
-/// What a string names.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Alias {
-    /// `*`.
-    Any,
-    /// A user's name; a trailing `@` is dropped.
-    User(String),
-    /// `group:x`, prefix included.
-    Group(String),
-    Tag(Tag),
-    /// A name of `hosts`.
-    Host(String),
-    /// An address or prefix, host bits cleared.
-    Prefix(IpNet),
-    /// `autogroup:member`.
-    Member,
-    /// `autogroup:tagged`.
-    Tagged,
-    /// `autogroup:self`.
-    Own,
-    /// `autogroup:internet`.
-    Internet,
-    /// `autogroup:danger-all`.
-    DangerAll,
-}
 
 /// Why a string names nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]

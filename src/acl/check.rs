@@ -5,10 +5,9 @@ use std::collections::BTreeSet;
 
 use crate::model::Tag;
 
-use super::alias::Alias;
+use super::ast::{Acl, Alias, File, Spanned};
 use super::error::{Faults, Lines, did_you_mean, quote};
 use super::hujson::Span;
-use super::syntax::{Acl, File, Spanned, TagOwner};
 use super::{PolicyError, World};
 
 /// Checks every name of `file`.
@@ -108,9 +107,9 @@ fn group_hint(file: &File, name: &str, faults: &Faults) -> String {
 
 fn tag_owners(file: &File, faults: &mut Faults) {
     for (tag, owners) in &file.tag_owners {
-        for owner in owners {
+        for owner in &owners.value {
             match &owner.value {
-                TagOwner::Tag(by) if !file.tag_owners.contains_key(by) => {
+                Alias::Tag(by) if !file.tag_owners.contains_key(by) => {
                     let message = format!(
                         "tag {} references undefined tag {}",
                         quote(tag.as_str()),
@@ -118,7 +117,7 @@ fn tag_owners(file: &File, faults: &mut Faults) {
                     );
                     faults.add("unknown-tag", owner.span, message, tag_hint(file, by, faults));
                 }
-                TagOwner::Group(name) if !file.groups.contains_key(name) => {
+                Alias::Group(name) if !file.groups.contains_key(name) => {
                     let message = format!(
                         "tagOwners[{}]: group not defined in policy: {}",
                         quote(tag.as_str()),
@@ -152,11 +151,11 @@ pub(super) fn warnings(file: &File, lines: &Lines, world: &World) -> Vec<PolicyE
             did_you_mean(near.as_deref(), "make the user, or remove the name"),
         );
     };
-    for member in file.groups.values().flatten() {
+    for member in file.groups.values().flat_map(|g| &g.value) {
         look(&member.value, member.span);
     }
-    for owner in file.tag_owners.values().flatten() {
-        if let TagOwner::User(name) = &owner.value {
+    for owner in file.tag_owners.values().flat_map(|o| &o.value) {
+        if let Alias::User(name) = &owner.value {
             look(name, owner.span);
         }
     }

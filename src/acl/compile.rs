@@ -10,10 +10,10 @@ use crate::keys::{NodeId, UserId};
 use crate::wire::{FilterRule, NetPortRange, PortRange};
 
 use super::World;
-use super::alias::Alias;
+use super::ast::Alias;
+use super::ast::{Acl, Destination, File, Spanned};
 use super::ranges::{Bits, Range, join, star};
 use super::resolve::{Ground, GroundNode, Resolved, Resolver, Shape};
-use super::syntax::{Acl, Destination, File, Spanned};
 use super::visible::Reach;
 
 /// Filters with more text than this are made again when asked for instead of being kept, unless many
@@ -139,6 +139,8 @@ pub(super) fn compile(file: &File, world: &World) -> Inner {
 pub(super) fn allow_all() -> Acl {
     let span = super::hujson::Span::default();
     Acl {
+        span,
+        posture: None,
         protocol: None,
         src: vec![Spanned { value: Alias::Any, span }],
         dst: vec![Spanned { value: Destination { alias: Alias::Any, ports: vec![PortRange::ANY] }, span }],

@@ -9,19 +9,13 @@ use jsonc_parser::common::Ranged;
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 
 use super::PolicyError;
+pub(super) use super::ast::Span;
 use super::error::{Faults, Lines, quote};
 
 /// Larger texts are refused unread.
 const MAX_BYTES: usize = 10 * 1024 * 1024;
 /// Deeper nesting is refused before the recursive parser sees it.
 const MAX_DEPTH: usize = 64;
-
-/// Byte offsets in the text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Span {
-    pub(super) start: u32,
-    pub(super) end: u32,
-}
 
 /// A value with its place.
 #[derive(Debug, Clone)]

@@ -3,6 +3,7 @@
 //! [`Policy::compile`] makes a [`Compiled`], and only a [`Compiled`] reaches the mapper.
 
 mod alias;
+pub mod ast;
 mod check;
 mod compile;
 mod diff;
@@ -24,7 +25,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::keys::{NodeId, UserId};
-use crate::model::{Owner, Tag};
+use crate::model::{Owner, Role, Tag};
 use crate::wire::FilterRule;
 
 /// One fault of a policy text, with its place.
@@ -49,13 +50,17 @@ pub struct WorldUser {
     pub id: UserId,
     /// Login name: `alice` or `alice@example.com`.
     pub name: String,
+    /// What they may do.
+    pub role: Role,
 }
 
 /// A node as the policy sees one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct WorldNode {
     /// Id.
     pub id: NodeId,
+    /// The unique label.
+    pub name: String,
     /// Whose.
     pub owner: Owner,
     /// IPv4.
@@ -64,21 +69,27 @@ pub struct WorldNode {
     pub ipv6: Ipv6Addr,
     /// Offered and approved routes, exit routes included.
     pub served_routes: Vec<IpNet>,
+    /// What is known for postures, by name: `node:os`, `custom:x`.
+    pub attributes: BTreeMap<String, ast::AttrValue>,
 }
 
 /// Everything a policy is resolved against.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct World {
     /// All users.
     pub users: BTreeMap<UserId, WorldUser>,
     /// All nodes that exist (expired ones too).
     pub nodes: BTreeMap<NodeId, WorldNode>,
+    /// Mail domains that belong to the tailnet, for `user:*@domain` and `localpart:*@domain`.
+    pub domains: BTreeSet<String>,
+    /// The tailnet's setting for automatic updates of clients.
+    pub auto_update: bool,
 }
 
 /// A policy whose text was read and checked without knowing users and nodes.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    file: Arc<syntax::File>,
+    file: Arc<ast::File>,
     lines: Arc<error::Lines>,
 }
 
@@ -119,6 +130,12 @@ impl Policy {
         Compiled { inner: Arc::new(compile::compile(&self.file, world)) }
     }
 
+    /// The policy as written.
+    #[must_use]
+    pub fn ast(&self) -> &ast::File {
+        &self.file
+    }
+
     /// Whether `tag` is declared.
     #[must_use]
     pub fn declares(&self, tag: &Tag) -> bool {
@@ -141,21 +158,22 @@ impl Policy {
             if !seen.insert(tag) {
                 continue;
             }
-            for owner in owners {
+            for owner in &owners.value {
                 let owns = match &owner.value {
-                    syntax::TagOwner::User(name) => user == Some(name.as_str()),
-                    syntax::TagOwner::Member => user.is_some(),
-                    syntax::TagOwner::Group(name) => self
+                    ast::Alias::User(name) => user == Some(name.as_str()),
+                    ast::Alias::Member => user.is_some(),
+                    ast::Alias::Group(name) => self
                         .file
                         .groups
                         .get(name)
                         .into_iter()
-                        .flatten()
+                        .flat_map(|g| &g.value)
                         .any(|member| user == Some(member.value.as_str())),
-                    syntax::TagOwner::Tag(by) => {
+                    ast::Alias::Tag(by) => {
                         open.push(by);
                         false
                     }
+                    _ => false,
                 };
                 if owns {
                     return true;

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use roaring::RoaringBitmap;
 
 /// Addresses from `low` to `high`, both included, of one family. IPv4 sorts first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,6 +108,30 @@ pub(super) fn join(mut ranges: Vec<Range>) -> Vec<Range> {
     out
 }
 
+/// What is in `from` and not in `away`; `from` and the answer are sorted and disjoint.
+pub(super) fn without(from: Vec<Range>, away: &[Range]) -> Vec<Range> {
+    let away = join(away.to_vec());
+    let mut out = Vec::with_capacity(from.len());
+    for range in join(from) {
+        let mut low = range.low;
+        let mut open = true;
+        let start = away.partition_point(|a| (a.v6, a.high) < (range.v6, range.low));
+        for gap in away.get(start..).unwrap_or_default().iter().take_while(|a| a.overlaps(range)) {
+            if gap.low > low {
+                out.push(Range { v6: range.v6, low, high: gap.low - 1 });
+            }
+            match gap.high.checked_add(1).filter(|next| *next <= range.high) {
+                Some(next) => low = next,
+                None => open = false,
+            }
+        }
+        if open {
+            out.push(Range { v6: range.v6, low, high: range.high });
+        }
+    }
+    out
+}
+
 /// The union's ranges that `*` means as a source, without routes (SEMANTICS.md 5.1).
 pub(super) fn star() -> [Range; 3] {
     let v4 = |a, b| Range::new(IpAddr::V4(a), IpAddr::V4(b));
@@ -144,71 +169,70 @@ pub(super) fn exit_routes() -> [IpNet; 2] {
     ]
 }
 
-/// A set of small numbers.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Bits(Vec<u64>);
+/// A set of small numbers: slots of nodes, numbers of routes.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Bits(RoaringBitmap);
+
+/// Slots and numbers are counted from zero and never come near the end of 32 bits.
+fn narrow(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(u32::MAX)
+}
 
 impl Bits {
     pub(super) fn set(&mut self, at: usize) {
-        let word = at / 64;
-        if self.0.len() <= word {
-            self.0.resize(word + 1, 0);
-        }
-        if let Some(word) = self.0.get_mut(word) {
-            *word |= 1 << (at % 64);
-        }
+        self.0.insert(narrow(at));
+    }
+
+    pub(super) fn clear(&mut self, at: usize) {
+        self.0.remove(narrow(at));
     }
 
     pub(super) fn get(&self, at: usize) -> bool {
-        self.0.get(at / 64).is_some_and(|w| w >> (at % 64) & 1 == 1)
+        self.0.contains(narrow(at))
     }
 
     pub(super) fn add(&mut self, other: &Self) {
-        if self.0.len() < other.0.len() {
-            self.0.resize(other.0.len(), 0);
-        }
-        for (mine, theirs) in self.0.iter_mut().zip(&other.0) {
-            *mine |= theirs;
-        }
+        self.0 |= &other.0;
     }
 
     pub(super) fn keep(&mut self, other: &Self) {
-        self.0.truncate(other.0.len());
-        for (mine, theirs) in self.0.iter_mut().zip(&other.0) {
-            *mine &= theirs;
-        }
+        self.0 &= &other.0;
+    }
+
+    pub(super) fn drop(&mut self, other: &Self) {
+        self.0 -= &other.0;
     }
 
     pub(super) fn meets(&self, other: &Self) -> bool {
-        self.0.iter().zip(&other.0).any(|(a, b)| a & b != 0)
+        !self.0.is_disjoint(&other.0)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.iter().all(|w| *w == 0)
+        self.0.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        usize::try_from(self.0.len()).unwrap_or(usize::MAX)
     }
 
     /// The members, ascending.
     pub(super) fn iter(&self) -> impl Iterator<Item = usize> {
-        self.0.iter().enumerate().flat_map(|(at, word)| {
-            let mut rest = *word;
-            std::iter::from_fn(move || {
-                (rest != 0).then(|| {
-                    let bit = rest.trailing_zeros() as usize;
-                    rest &= rest - 1;
-                    at * 64 + bit
-                })
-            })
-        })
+        self.0.iter().map(|at| at as usize)
+    }
+}
+
+impl Eq for Bits {}
+
+impl std::hash::Hash for Bits {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.len().hash(state);
+        self.0.iter().for_each(|at| at.hash(state));
     }
 }
 
 impl FromIterator<usize> for Bits {
     fn from_iter<I: IntoIterator<Item = usize>>(items: I) -> Self {
-        let mut bits = Self::default();
-        for item in items {
-            bits.set(item);
-        }
-        bits
+        Self(items.into_iter().map(narrow).collect())
     }
 }
 

@@ -1,19 +1,18 @@
 //! Names to nodes and address ranges, against one [`World`]. Each distinct name is resolved once per
 //! side; rules then only hold numbers into the two tables.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use crate::keys::{NodeId, UserId};
-use crate::model::Tag;
+use crate::model::{Role, Tag};
 
 use super::World;
-use super::alias::Alias;
-use super::ranges::{Bits, Range, exit_routes, internet, join, star};
-use super::syntax::File;
+use super::ast::{Alias, File};
+use super::ranges::{Bits, Range, exit_routes, internet, join, star, without};
 
 /// What the compiler needs of one node.
 #[derive(Debug, Clone)]
@@ -37,6 +36,8 @@ pub(super) struct Ground {
     pub(super) index: HashMap<NodeId, usize>,
     pub(super) by_user: HashMap<UserId, Bits>,
     by_tag: HashMap<Tag, Bits>,
+    by_domain: HashMap<String, Bits>,
+    by_role: BTreeMap<Role, Bits>,
     users: HashMap<String, Vec<UserId>>,
     pub(super) untagged: Bits,
     tagged: Bits,
@@ -70,6 +71,12 @@ impl Ground {
             if let Some(user) = node.owner.user() {
                 ground.untagged.set(at);
                 ground.by_user.entry(user).or_default().set(at);
+                if let Some(user) = world.users.get(&user) {
+                    ground.by_role.entry(user.role).or_default().set(at);
+                    if let Some((_, domain)) = user.name.rsplit_once('@') {
+                        ground.by_domain.entry(domain.to_owned()).or_default().set(at);
+                    }
+                }
             } else {
                 ground.tagged.set(at);
             }
@@ -233,17 +240,66 @@ impl Resolver<'_> {
         found
     }
 
+    /// Nodes one of whose addresses the name covers; `*` covers all, `autogroup:self` none.
+    pub(super) fn members(&self, alias: &Alias) -> Bits {
+        match alias {
+            Alias::Any | Alias::DangerAll => self.ground.all.clone(),
+            Alias::Internet => Bits::default(),
+            _ => self.common(alias).members,
+        }
+    }
+
+    /// The addresses a name means, sorted and disjoint: those of its nodes, or its literal ranges.
+    pub(super) fn ranges(&self, alias: &Alias) -> Vec<Range> {
+        join(match alias {
+            Alias::Any => star().into_iter().chain(self.ground.route_ranges.iter().copied()).collect(),
+            Alias::DangerAll => exit_routes().map(Range::from).to_vec(),
+            Alias::Internet => internet().to_vec(),
+            Alias::Prefix(net) => vec![(*net).into()],
+            Alias::Range(low, high) => vec![Range::new(*low, *high)],
+            Alias::Host(name) => self.file.hosts.get(name).map(|n| n.value.into()).into_iter().collect(),
+            Alias::IpSet(name) => self.ip_set(name, &mut Vec::new()),
+            _ => {
+                let nodes = self.members(alias);
+                let nodes = nodes.iter().filter_map(|at| self.ground.nodes.get(at));
+                nodes.flat_map(|n| [Range::single(n.v4), Range::single(n.v6)]).collect()
+            }
+        })
+    }
+
+    /// Entries apply in order (SEMANTICS.md 3.3). Cycles are refused before; here they end.
+    fn ip_set<'f>(&'f self, name: &'f str, open: &mut Vec<&'f str>) -> Vec<Range> {
+        if open.contains(&name) {
+            return Vec::new();
+        }
+        open.push(name);
+        let mut out = Vec::new();
+        for entry in self.file.ipsets.get(name).into_iter().flat_map(|s| &s.value) {
+            let ranges = match &entry.target.value {
+                Alias::IpSet(inner) => self.ip_set(inner, open),
+                other => self.ranges(other),
+            };
+            if entry.add {
+                out.extend(ranges);
+            } else {
+                out = without(out, &ranges);
+            }
+        }
+        open.pop();
+        join(out)
+    }
+
     fn common(&self, alias: &Alias) -> Resolved {
         match alias {
             Alias::Prefix(net) => self.literal(alias, vec![(*net).into()], Range::text),
             Alias::Host(name) => {
                 let net = self.file.hosts.get(name);
-                self.literal(alias, net.map(|n| (*n).into()).into_iter().collect(), Range::text)
+                self.literal(alias, net.map(|n| n.value.into()).into_iter().collect(), Range::text)
             }
             Alias::User(name) => self.nodes(alias, self.user_nodes(name)),
             Alias::Group(name) => {
                 let mut members = Bits::default();
-                for user in self.file.groups.get(name).into_iter().flatten() {
+                for user in self.file.groups.get(name).into_iter().flat_map(|g| &g.value) {
                     members.add(&self.user_nodes(&user.value));
                 }
                 self.nodes(alias, members)
@@ -252,12 +308,22 @@ impl Resolver<'_> {
                 let members = self.ground.by_tag.get(tag).cloned();
                 self.nodes(alias, members.unwrap_or_default())
             }
+            Alias::Range(low, high) => self.literal(alias, vec![Range::new(*low, *high)], Range::text),
+            Alias::IpSet(_) => self.literal(alias, self.ranges(alias), Range::text),
+            Alias::Domain(domain) => {
+                self.nodes(alias, self.ground.by_domain.get(domain).cloned().unwrap_or_default())
+            }
+            Alias::Role(role) => {
+                let mut members = Bits::default();
+                for (_, nodes) in self.ground.by_role.iter().filter(|(has, _)| has.is(*role)) {
+                    members.add(nodes);
+                }
+                self.nodes(alias, members)
+            }
             Alias::Member => self.nodes(alias, self.ground.untagged.clone()),
             Alias::Tagged => self.nodes(alias, self.ground.tagged.clone()),
             // Each of these has its own place and is refused in others by `check`.
-            Alias::Any | Alias::Own | Alias::Internet | Alias::DangerAll => {
-                self.nodes(alias, Bits::default())
-            }
+            _ => self.nodes(alias, Bits::default()),
         }
     }
 

@@ -10,51 +10,11 @@ use crate::model::Tag;
 use crate::wire::PortRange;
 
 use super::alias::{
-    self, Alias, AliasFault, has_ports, parse_prefix, parse_protocol, parse_user, split_destination,
+    self, AliasFault, has_ports, parse_prefix, parse_protocol, parse_user, split_destination,
 };
+use super::ast::{Acl, Alias, Destination, File, Spanned};
 use super::error::{Faults, did_you_mean, quote};
 use super::hujson::{Kind, Member, Span, Value};
-
-/// A word with its place.
-#[derive(Debug, Clone)]
-pub(super) struct Spanned<T> {
-    pub(super) value: T,
-    pub(super) span: Span,
-}
-
-/// One destination of a rule.
-#[derive(Debug, Clone)]
-pub(super) struct Destination {
-    pub(super) alias: Alias,
-    pub(super) ports: Vec<PortRange>,
-}
-
-/// One entry of `acls`.
-#[derive(Debug, Clone)]
-pub(super) struct Acl {
-    pub(super) protocol: Option<u8>,
-    pub(super) src: Vec<Spanned<Alias>>,
-    pub(super) dst: Vec<Spanned<Destination>>,
-}
-
-/// Who may apply a tag.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum TagOwner {
-    User(String),
-    Group(String),
-    Tag(Tag),
-    Member,
-}
-
-/// A whole policy.
-#[derive(Debug, Clone, Default)]
-pub(super) struct File {
-    /// `None`: nothing was written, everybody reaches everybody (SEMANTICS.md 2.1).
-    pub(super) acls: Option<Vec<Acl>>,
-    pub(super) groups: BTreeMap<String, Vec<Spanned<String>>>,
-    pub(super) hosts: BTreeMap<String, IpNet>,
-    pub(super) tag_owners: BTreeMap<Tag, Vec<Spanned<TagOwner>>>,
-}
 
 const SECTIONS: [&str; 4] = ["acls", "groups", "hosts", "tagOwners"];
 const LATER_SECTIONS: [&str; 13] = [
@@ -199,7 +159,7 @@ fn string<'a>(value: &'a Value, what: &str, faults: &mut Faults) -> Option<&'a s
     None
 }
 
-fn groups(value: &Value, faults: &mut Faults) -> BTreeMap<String, Vec<Spanned<String>>> {
+fn groups(value: &Value, faults: &mut Faults) -> BTreeMap<String, Spanned<Vec<Spanned<String>>>> {
     let mut out = BTreeMap::new();
     for member in object(value, "groups", faults) {
         if member.name.strip_prefix("group:").is_none_or(str::is_empty) {
@@ -238,12 +198,12 @@ fn groups(value: &Value, faults: &mut Faults) -> BTreeMap<String, Vec<Spanned<St
                 }
             }
         }
-        out.insert(member.name.clone(), users);
+        out.insert(member.name.clone(), Spanned { value: users, span: member.name_span });
     }
     out
 }
 
-fn hosts(value: &Value, faults: &mut Faults) -> BTreeMap<String, IpNet> {
+fn hosts(value: &Value, faults: &mut Faults) -> BTreeMap<String, Spanned<IpNet>> {
     let mut out = BTreeMap::new();
     for member in object(value, "hosts", faults) {
         let name = member.name.as_str();
@@ -260,7 +220,7 @@ fn hosts(value: &Value, faults: &mut Faults) -> BTreeMap<String, IpNet> {
             continue;
         };
         if let Some(net) = parse_prefix(text) {
-            out.insert(name.to_owned(), net);
+            out.insert(name.to_owned(), Spanned { value: net, span: member.name_span });
         } else {
             faults.add(
                 "host-address",
@@ -273,7 +233,7 @@ fn hosts(value: &Value, faults: &mut Faults) -> BTreeMap<String, IpNet> {
     out
 }
 
-fn tag_owners(value: &Value, faults: &mut Faults) -> BTreeMap<Tag, Vec<Spanned<TagOwner>>> {
+fn tag_owners(value: &Value, faults: &mut Faults) -> BTreeMap<Tag, Spanned<Vec<Spanned<Alias>>>> {
     let mut out = BTreeMap::new();
     for member in object(value, "tagOwners", faults) {
         let what = format!("tagOwners[{}]", quote(&member.name));
@@ -292,10 +252,13 @@ fn tag_owners(value: &Value, faults: &mut Faults) -> BTreeMap<Tag, Vec<Spanned<T
                 continue;
             };
             let owner = match Alias::parse(text) {
-                Ok(Alias::User(name)) => TagOwner::User(name),
-                Ok(Alias::Group(name)) => TagOwner::Group(name),
-                Ok(Alias::Tag(tag)) => TagOwner::Tag(tag),
-                Ok(Alias::Member) => TagOwner::Member,
+                Ok(
+                    owner @ (Alias::User(_)
+                    | Alias::Group(_)
+                    | Alias::Tag(_)
+                    | Alias::Member
+                    | Alias::Role(_)),
+                ) => owner,
                 Ok(_) => {
                     faults.add(
                         "tag-owner",
@@ -312,7 +275,7 @@ fn tag_owners(value: &Value, faults: &mut Faults) -> BTreeMap<Tag, Vec<Spanned<T
             };
             owners.push(Spanned { value: owner, span: item.span });
         }
-        out.insert(tag, owners);
+        out.insert(tag, Spanned { value: owners, span: member.name_span });
     }
     out
 }
@@ -366,7 +329,7 @@ fn acl(value: &Value, faults: &mut Faults) -> Option<Acl> {
     };
     let src = fields.src.map_or_else(Vec::new, |v| sources(v, faults));
     let dst = fields.dst.map_or_else(Vec::new, |v| destinations(v, protocol, faults));
-    Some(Acl { protocol, src, dst })
+    Some(Acl { span: value.span, protocol, src, dst, posture: None })
 }
 
 fn acl_fields<'a>(members: &'a [Member], faults: &mut Faults) -> AclFields<'a> {

@@ -16,7 +16,7 @@ use crate::acl::{Compiled, Policy, World, WorldNode, WorldUser};
 use crate::clock::{Now, Rng};
 use crate::keys::{NodeId, NodePublic, UserId};
 use crate::model::rows::{Stored, Write};
-use crate::model::{KeyId, LoginId, Node, PendingLogin, PolicyVersion, PreAuthKey, User};
+use crate::model::{KeyId, LoginId, Node, PendingLogin, PolicyVersion, PreAuthKey, Role, User};
 
 /// Everything known, at one moment. Immutable once published.
 #[derive(Clone)]
@@ -102,9 +102,11 @@ impl Tailnet {
     /// What the policy is resolved against.
     #[must_use]
     pub(super) fn world(&self) -> World {
-        let user = |u: &Arc<User>| WorldUser { id: u.id, name: u.name.clone() };
+        let user = |u: &Arc<User>| WorldUser { id: u.id, name: u.name.clone(), role: Role::Member };
         let node = |n: &Arc<Node>| WorldNode {
             id: n.id,
+            name: n.name.clone(),
+            attributes: BTreeMap::new(),
             owner: n.owner.clone(),
             ipv4: n.ipv4,
             ipv6: n.ipv6,
@@ -113,6 +115,7 @@ impl Tailnet {
         World {
             users: self.users.iter().map(|(id, u)| (*id, user(u))).collect(),
             nodes: self.nodes.iter().map(|(id, n)| (*id, node(n))).collect(),
+            ..World::default()
         }
     }
 

@@ -121,6 +121,72 @@ impl Owner {
     }
 }
 
+/// What a person may do in the console and which role autogroups they belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// The first user; also counts as an admin.
+    Owner,
+    /// Everything but making another owner.
+    Admin,
+    /// Access rules, DNS and routes.
+    NetworkAdmin,
+    /// Devices and people.
+    ItAdmin,
+    /// Nothing yet: there is no billing.
+    BillingAdmin,
+    /// Reads everything, changes nothing.
+    Auditor,
+    /// Own devices only.
+    #[default]
+    Member,
+}
+
+impl Role {
+    /// All roles, the mightiest first.
+    pub const ALL: [Self; 7] = [
+        Self::Owner,
+        Self::Admin,
+        Self::NetworkAdmin,
+        Self::ItAdmin,
+        Self::BillingAdmin,
+        Self::Auditor,
+        Self::Member,
+    ];
+
+    /// As it is written: `network-admin`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+            Self::Admin => "admin",
+            Self::NetworkAdmin => "network-admin",
+            Self::ItAdmin => "it-admin",
+            Self::BillingAdmin => "billing-admin",
+            Self::Auditor => "auditor",
+            Self::Member => "member",
+        }
+    }
+
+    /// Reads what [`Role::as_str`] writes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|r| r.as_str() == text)
+    }
+
+    /// Whether somebody with this role belongs to `autogroup:<wanted>`: owners are admins too.
+    #[must_use]
+    pub fn is(self, wanted: Self) -> bool {
+        self == wanted || (self == Self::Owner && wanted == Self::Admin)
+    }
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// A person who may own devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 use tsd::acl::{Policy, World, WorldNode, WorldUser};
 use tsd::keys::{NodeId, UserId};
-use tsd::model::{Owner, Tag, Tags};
+use tsd::model::{Owner, Role, Tag, Tags};
 use tsd::wire::FilterRule;
 
 /// Cases whose captured peers and routes come from a moment when a route was approved that the
@@ -37,7 +37,7 @@ fn world(case: &Value) -> (World, BTreeMap<String, NodeId>) {
     let mut world = World::default();
     let mut ids = BTreeMap::new();
     for (_, id, login) in USERS {
-        let user = WorldUser { id: UserId(id), name: login.to_owned() };
+        let user = WorldUser { id: UserId(id), name: login.to_owned(), role: Role::Admin };
         world.users.insert(user.id, user);
     }
     let nodes = case["topology"]["nodes"].as_object().unwrap();
@@ -59,6 +59,8 @@ fn world(case: &Value) -> (World, BTreeMap<String, NodeId>) {
             id,
             WorldNode {
                 id,
+                name: name.clone(),
+                attributes: BTreeMap::new(),
                 owner,
                 ipv4: node["ipv4"].as_str().unwrap().parse().unwrap(),
                 ipv6: node["ipv6"].as_str().unwrap().parse().unwrap(),

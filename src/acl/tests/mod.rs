@@ -13,7 +13,7 @@ pub(super) fn world() -> World {
     for (id, name) in [(1, "alice"), (2, "bob@example.com")] {
         let id = UserId(id);
         let name = name.to_owned();
-        world.users.insert(id, WorldUser { id, name });
+        world.users.insert(id, WorldUser { id, name, role: crate::model::Role::Member });
     }
     let tagged = |tag: &str| Owner::Tags(Tags::new([Tag::parse(tag).unwrap()]).unwrap());
     add(&mut world, 1, Owner::User(UserId(1)), &[]);
@@ -30,6 +30,8 @@ pub(super) fn add(world: &mut World, number: u8, owner: Owner, routes: &[&str]) 
     world.nodes.insert(
         id,
         WorldNode {
+            name: format!("n{number}"),
+            attributes: Default::default(),
             id,
             owner,
             ipv4: Ipv4Addr::new(100, 64, 1, number * 2),
