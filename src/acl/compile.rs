@@ -67,6 +67,8 @@ pub(super) enum UnitKind {
 /// Everything known of one policy in one world.
 #[derive(Debug)]
 pub(super) struct Inner {
+    pub(super) file: Arc<File>,
+    pub(super) world: World,
     pub(super) ground: Arc<Ground>,
     pub(super) srcs: Vec<Resolved>,
     pub(super) dsts: Vec<Resolved>,
@@ -117,7 +119,7 @@ impl Table {
 }
 
 /// Compiles `file` for `world`.
-pub(super) fn compile(file: &File, world: &World) -> Inner {
+pub(super) fn compile(file: &Arc<File>, world: &World) -> Inner {
     let ground = Arc::new(Ground::new(world));
     let mut builder = Builder {
         resolver: Resolver { file, ground: &ground },
@@ -132,7 +134,7 @@ pub(super) fn compile(file: &File, world: &World) -> Inner {
         Some(acls) => acls.iter().for_each(|acl| builder.rule(acl)),
         None => builder.rule(&allow_all()),
     }
-    builder.finish(ground.clone())
+    builder.finish(file, world, ground.clone())
 }
 
 /// What an absent `acls` means (2.1).
@@ -223,7 +225,7 @@ impl Builder<'_> {
         number
     }
 
-    fn finish(mut self, ground: Arc<Ground>) -> Inner {
+    fn finish(mut self, file: &Arc<File>, world: &World, ground: Arc<Ground>) -> Inner {
         let mut first = HashMap::new();
         let mut own_units = Vec::new();
         let mut own_sources = Bits::default();
@@ -256,6 +258,8 @@ impl Builder<'_> {
         }
         let reach = Reach::new(&ground, &self.srcs.list, &self.dsts.list, &self.units);
         let mut inner = Inner {
+            file: file.clone(),
+            world: world.clone(),
             ground,
             srcs: self.srcs.list,
             dsts: self.dsts.list,

@@ -124,6 +124,13 @@ impl Policy {
         check::warnings(&self.file, &self.lines, world)
     }
 
+    /// Faults that only show against the tailnet and stop the policy: a mail domain that is not the
+    /// tailnet's. Failing tests are [`Compiled::failing_tests`].
+    #[must_use]
+    pub fn mistakes(&self, _world: &World) -> Vec<PolicyError> {
+        Vec::new()
+    }
+
     /// Resolves and compiles for `world`. Names that match nobody resolve to nothing.
     #[must_use]
     pub fn compile(&self, world: &World) -> Compiled {
@@ -203,18 +210,119 @@ impl Compiled {
         self.inner.visible(a, b)
     }
 
+    /// The same policy for the world after `change`, and whom that may concern.
+    #[must_use]
+    pub fn update(&self, change: &WorldChange) -> (Self, Touched) {
+        let mut world = self.inner.world.clone();
+        for (id, node) in &change.nodes {
+            match node {
+                Some(node) => drop(world.nodes.insert(*id, node.clone())),
+                None => drop(world.nodes.remove(id)),
+            }
+        }
+        for (id, user) in &change.users {
+            match user {
+                Some(user) => drop(world.users.insert(*id, user.clone())),
+                None => drop(world.users.remove(id)),
+            }
+        }
+        let nodes = change.nodes.keys().copied().collect();
+        let inner = Arc::new(compile::compile(&self.inner.file, &world));
+        (Self { inner }, Touched { nodes, filters: BTreeSet::new(), all: true })
+    }
+
+    /// The SSH rules of `node`; none is no SSH at all. `base` is the server's URL, for checks.
+    #[must_use]
+    pub fn ssh_rules(&self, _node: NodeId, _base: &str) -> Vec<crate::wire::SshRule> {
+        Vec::new()
+    }
+
+    /// The capabilities `node` is told about itself: the baseline, its roles, its attributes.
+    #[must_use]
+    pub fn self_caps(&self, _node: NodeId) -> crate::wire::CapMap {
+        crate::wire::CapMap::new()
+    }
+
+    /// The capabilities others are told about `node`.
+    #[must_use]
+    pub fn peer_caps(&self, _node: NodeId) -> crate::wire::CapMap {
+        crate::wire::CapMap::new()
+    }
+
+    /// Whether `node` is without IPv4: by attribute, or by the policy's `disableIPv4`.
+    #[must_use]
+    pub fn without_ipv4(&self, _node: NodeId) -> bool {
+        false
+    }
+
+    /// The networks new addresses of `node` come from; empty is the server's own pool.
+    #[must_use]
+    pub fn ip_pool(&self, _node: NodeId) -> Vec<IpNet> {
+        Vec::new()
+    }
+
+    /// Which of `offered` the policy approves for `node`, sorted.
+    #[must_use]
+    pub fn auto_approved(&self, _node: NodeId, _offered: &[IpNet]) -> Vec<IpNet> {
+        Vec::new()
+    }
+
+    /// `tests` and `sshTests` that do not hold in this world, in order; each message contains the hosted
+    /// service's text.
+    #[must_use]
+    pub fn failing_tests(&self) -> Vec<PolicyError> {
+        Vec::new()
+    }
+
+    /// Routes that are steered by `via`: for each, the nodes of which one is to be elected.
+    #[must_use]
+    pub fn via_groups(&self) -> Vec<(IpNet, Vec<NodeId>)> {
+        Vec::new()
+    }
+
     /// All peers of `node` in order of id, without itself.
     #[must_use]
     pub fn peers(&self, node: NodeId) -> Vec<NodeId> {
         self.inner.peers(node)
     }
 
-    /// The served routes of `peer` that `viewer` is shown (SEMANTICS.md 9.4), given that `peer` is
-    /// primary for all of them.
+    /// The served routes of `peer` that `viewer` is shown (SEMANTICS.md 9.4, 9.5). `elected` says which of
+    /// several nodes carries a route: of all that serve it, or of one group of [`Compiled::via_groups`].
     #[must_use]
-    pub fn shown_routes(&self, viewer: NodeId, peer: NodeId) -> Vec<IpNet> {
-        self.inner.shown_routes(viewer, peer)
+    pub fn shown_routes(
+        &self,
+        viewer: NodeId,
+        peer: NodeId,
+        elected: &dyn Fn(&IpNet, &[NodeId]) -> Option<NodeId>,
+    ) -> Vec<IpNet> {
+        let mut routes = self.inner.shown_routes(viewer, peer);
+        let servers = |r: &IpNet| -> Vec<NodeId> {
+            let nodes = self.inner.world.nodes.values();
+            nodes.filter(|n| n.served_routes.contains(r)).map(|n| n.id).collect()
+        };
+        routes.retain(|r| r.prefix_len() == 0 || elected(r, &servers(r)) == Some(peer));
+        routes
     }
+}
+
+/// What may differ after [`Compiled::update`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Nodes that came, went or changed: how anybody sees these may differ, and all that they see.
+    pub nodes: BTreeSet<NodeId>,
+    /// Further nodes whose own packet filter, SSH rules or attributes may differ.
+    pub filters: BTreeSet<NodeId>,
+    /// Anything may differ for anybody.
+    pub all: bool,
+}
+
+/// What happened to the world since a policy was compiled for it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct WorldChange {
+    /// Nodes that are new or changed, or gone (`None`).
+    pub nodes: BTreeMap<NodeId, Option<WorldNode>>,
+    /// Users that are new or changed, or gone (`None`).
+    pub users: BTreeMap<UserId, Option<WorldUser>>,
 }
 
 /// What one pair of nodes gains or loses when the policy changes.

@@ -64,7 +64,5 @@ pub(super) fn shown(net: &Tailnet, viewer: NodeId, peer: NodeId) -> Vec<IpNet> {
     if !has_routes {
         return Vec::new();
     }
-    let mut routes = net.compiled.shown_routes(viewer, peer);
-    routes.retain(|r| is_exit(r) || net.primaries.get(r) == Some(&peer));
-    routes
+    net.compiled.shown_routes(viewer, peer, &|route, _| net.primaries.get(route).copied())
 }

@@ -130,7 +130,6 @@ fn peers_and_routes(
     ids: &BTreeMap<String, NodeId>,
 ) -> Result<(), String> {
     let captures = case["captures"].as_object().unwrap();
-    let exit: [IpNet; 2] = ["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()];
     for (name, capture) in captures {
         let netmap = &capture["netmap"];
         if netmap.is_null() {
@@ -153,9 +152,8 @@ fn peers_and_routes(
             let primary = nets(&captures[peer]["netmap"]["self"]["primary_routes"]);
             let node = &world.nodes[&ids[peer]];
             let mut got: BTreeSet<IpNet> = compiled
-                .shown_routes(me, ids[peer])
+                .shown_routes(me, ids[peer], &|r, _| primary.contains(r).then_some(ids[peer]))
                 .into_iter()
-                .filter(|r| exit.contains(r) || primary.contains(r))
                 .collect();
             got.insert(std::net::IpAddr::V4(node.ipv4).into());
             got.insert(std::net::IpAddr::V6(node.ipv6).into());

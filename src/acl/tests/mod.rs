@@ -13,7 +13,7 @@ pub(super) fn world() -> World {
     for (id, name) in [(1, "alice"), (2, "bob@example.com")] {
         let id = UserId(id);
         let name = name.to_owned();
-        world.users.insert(id, WorldUser { id, name, role: crate::model::Role::Member });
+        world.users.insert(id, WorldUser { id, name, role: Role::Member });
     }
     let tagged = |tag: &str| Owner::Tags(Tags::new([Tag::parse(tag).unwrap()]).unwrap());
     add(&mut world, 1, Owner::User(UserId(1)), &[]);
@@ -211,10 +211,10 @@ fn routes_are_shown_to_those_who_may_use_them() {
     ]}"#;
     let policy = compiled(text);
     let route: IpNet = "10.33.0.0/16".parse().unwrap();
-    assert_eq!(policy.shown_routes(NodeId(1), NodeId(5)), [route]);
-    assert!(policy.shown_routes(NodeId(3), NodeId(5)).is_empty());
-    assert_eq!(policy.shown_routes(NodeId(3), NodeId(6)).len(), 2);
-    assert!(policy.shown_routes(NodeId(1), NodeId(6)).is_empty());
+    assert_eq!(policy.shown_routes(NodeId(1), NodeId(5), &|_, all| all.first().copied()), [route]);
+    assert!(policy.shown_routes(NodeId(3), NodeId(5), &|_, all| all.first().copied()).is_empty());
+    assert_eq!(policy.shown_routes(NodeId(3), NodeId(6), &|_, all| all.first().copied()).len(), 2);
+    assert!(policy.shown_routes(NodeId(1), NodeId(6), &|_, all| all.first().copied()).is_empty());
     assert_eq!(policy.filter_rules(NodeId(6))[0].dst_ports.len(), 7);
 }
 

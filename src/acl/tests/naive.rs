@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::acl::alias::Alias;
+use crate::acl::ast::{Acl, File};
 use crate::acl::compile::allow_all;
-use crate::acl::syntax::{Acl, File};
 use crate::acl::{World, WorldNode};
 
 /// A packet.
@@ -97,12 +97,12 @@ fn is_common(file: &File, world: &World, alias: &Alias, ip: IpAddr) -> bool {
     };
     match alias {
         Alias::Prefix(net) => net.contains(&ip),
-        Alias::Host(name) => file.hosts[name].contains(&ip),
+        Alias::Host(name) => file.hosts[name].value.contains(&ip),
         Alias::User(name) => called(name),
-        Alias::Group(name) => file.groups[name].iter().any(|m| called(&m.value)),
+        Alias::Group(name) => file.groups[name].value.iter().any(|m| called(&m.value)),
         Alias::Tag(tag) => owner.is_some_and(|o| o.tags().any(|t| t == tag)),
         Alias::Member => owner.is_some_and(|o| o.user().is_some()),
         Alias::Tagged => owner.is_some_and(|o| o.user().is_none()),
-        Alias::Any | Alias::Own | Alias::Internet | Alias::DangerAll => false,
+        _ => false,
     }
 }

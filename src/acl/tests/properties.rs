@@ -185,7 +185,7 @@ proptest! {
             for (id, b) in &world.nodes {
                 prop_assert_eq!(peers.contains(id), compiled.visible(*a, *id));
                 prop_assert_eq!(compiled.visible(*a, *id), compiled.visible(*id, *a));
-                let shown = compiled.shown_routes(*a, *id);
+                let shown = compiled.shown_routes(*a, *id, &|_, _| Some(*id));
                 prop_assert!(shown.iter().all(|r| b.served_routes.contains(r)));
                 prop_assert!(shown.is_empty() || peers.contains(id));
             }
