@@ -10,6 +10,8 @@ mod diff;
 mod error;
 mod hujson;
 mod ports;
+#[allow(dead_code)] // Until the engine asks.
+mod posture;
 mod ranges;
 mod resolve;
 mod syntax;
