@@ -88,7 +88,10 @@ impl Alias {
 
     /// Whether it is written `autogroup:…`.
     pub(super) const fn is_autogroup(&self) -> bool {
-        matches!(self, Self::Member | Self::Tagged | Self::Own | Self::Internet | Self::DangerAll)
+        matches!(
+            self,
+            Self::Member | Self::Tagged | Self::Own | Self::Internet | Self::DangerAll | Self::Shared | Self::Role(_)
+        )
     }
 }
 

@@ -118,5 +118,5 @@ pub struct CapGrant {
 }
 
 fn nil_text<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<str>, D::Error> {
-    Ok(nil::<String, D>(from)?.into())
+    Ok(nil::<D, String>(from)?.into())
 }
