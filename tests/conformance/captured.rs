@@ -34,6 +34,36 @@ const RENAMED_IN_MESSAGE: &str = "ssh-e1";
 /// Server's address in the captured `holdAndDelegate`.
 const SSH_BASE: &str = "https://unused";
 
+impl Case {
+    fn family(&self) -> &str {
+        self.json["family"].as_str().unwrap()
+    }
+
+    /// Captures whose addresses were rewritten afterwards: their lists are no longer in text order, and
+    /// neighbours are not joined.
+    fn renumbered(&self) -> bool {
+        self.world.nodes.values().all(|n| n.ipv4.octets().starts_with(&[100, 64, 0]))
+    }
+
+    fn name_of(&self, id: NodeId) -> &str {
+        &self.world.nodes[&id].name
+    }
+
+    /// Networks a captured router said it is primary for.
+    fn primary_routes(&self, id: NodeId) -> BTreeSet<IpNet> {
+        nets(&self.json["captures"][self.name_of(id)]["netmap"]["self"]["primary_routes"])
+    }
+
+    /// Whether any captured viewer was shown `route` by the node.
+    fn shown_to_anybody(&self, id: NodeId, route: &IpNet) -> bool {
+        let name = self.name_of(id);
+        self.captures().any(|(_, capture)| {
+            let peers = capture["netmap"]["peers"].as_array().into_iter().flatten();
+            peers.filter(|p| p["name"] == name).any(|p| nets(&p["allowed_ips"]).contains(route))
+        })
+    }
+}
+
 type Verdict = Result<(), String>;
 
 fn same<T: PartialEq + std::fmt::Debug>(what: &str, want: &T, got: &T) -> Verdict {

@@ -86,10 +86,6 @@ impl Case {
         self.json["id"].as_str().unwrap()
     }
 
-    pub(crate) fn family(&self) -> &str {
-        self.json["family"].as_str().unwrap()
-    }
-
     pub(crate) fn policy(&self) -> &str {
         self.json["input"]["full_policy"].as_str().unwrap()
     }
@@ -97,29 +93,5 @@ impl Case {
     /// What each captured node was given, by its name.
     pub(crate) fn captures(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.json["captures"].as_object().unwrap().iter().map(|(name, value)| (name.as_str(), value))
-    }
-
-    /// Captures whose addresses were rewritten afterwards: their lists are no longer in text order, and
-    /// neighbours are not joined.
-    pub(crate) fn renumbered(&self) -> bool {
-        self.world.nodes.values().all(|n| n.ipv4.octets().starts_with(&[100, 64, 0]))
-    }
-
-    pub(crate) fn name_of(&self, id: NodeId) -> &str {
-        &self.world.nodes[&id].name
-    }
-
-    /// Networks a captured router said it is primary for.
-    pub(crate) fn primary_routes(&self, id: NodeId) -> BTreeSet<IpNet> {
-        nets(&self.json["captures"][self.name_of(id)]["netmap"]["self"]["primary_routes"])
-    }
-
-    /// Whether any captured viewer was shown `route` by the node.
-    pub(crate) fn shown_to_anybody(&self, id: NodeId, route: &IpNet) -> bool {
-        let name = self.name_of(id);
-        self.captures().any(|(_, capture)| {
-            let peers = capture["netmap"]["peers"].as_array().into_iter().flatten();
-            peers.filter(|p| p["name"] == name).any(|p| nets(&p["allowed_ips"]).contains(route))
-        })
     }
 }
