@@ -42,10 +42,7 @@ fn same(scratch: &Compiled, updated: &Compiled, world: &World) -> Result<(), Str
         }
         let pairs = [
             (told(scratch, node.id), told(updated, node.id)),
-            (
-                format!("{:?}", peers(scratch, node.id)),
-                format!("{:?}", peers(updated, node.id)),
-            ),
+            (format!("{:?}", peers(scratch, node.id)), format!("{:?}", peers(updated, node.id))),
             (format!("{:?}", scratch.ip_pool(node.id)), format!("{:?}", updated.ip_pool(node.id))),
             (
                 format!("{:?}", scratch.auto_approved(node.id, &node.served_routes)),
