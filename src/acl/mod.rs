@@ -13,7 +13,6 @@ mod render;
 mod error;
 mod hujson;
 mod ports;
-#[allow(dead_code)] // Until the engine asks.
 mod posture;
 mod ranges;
 mod resolve;
@@ -104,6 +103,8 @@ pub struct Policy {
     file: Arc<ast::File>,
     plan: Arc<plan::Plan>,
     lines: Arc<error::Lines>,
+    /// What was read and should be written otherwise.
+    notes: Arc<[PolicyError]>,
 }
 
 impl Policy {
@@ -120,7 +121,8 @@ impl Policy {
         check::check(&file, &mut faults);
         if faults.is_empty() {
             let plan = Arc::new(plan::lay_out(&file));
-            Ok(Self { file: Arc::new(file), plan, lines: Arc::new(lines) })
+            let notes = faults.take_notes().into();
+            Ok(Self { file: Arc::new(file), plan, lines: Arc::new(lines), notes })
         } else {
             Err(faults.finish())
         }
@@ -131,7 +133,8 @@ impl Policy {
     pub fn hosted_default() -> Self {
         let file = ast::File::default();
         let plan = Arc::new(plan::lay_out(&file));
-        Self { file: Arc::new(file), plan, lines: Arc::new(error::Lines::new("")) }
+        let lines = Arc::new(error::Lines::new(""));
+        Self { file: Arc::new(file), plan, lines, notes: Arc::default() }
     }
 
     /// Faults that only show against the users there are (a name nobody has), as warnings.
