@@ -428,6 +428,8 @@ impl Inner {
             swapped: BTreeMap::new(),
         };
         let mut filters = Bits::default();
+        // Nodes that serve a route of a changed node: another of them may be elected now.
+        let mut rivals = Bits::default();
         for (id, node) in &nodes {
             let old = ground.index.get(id).and_then(|at| self.ground_node(&ground, *at));
             // What the node was to each name, by the people there were before.
@@ -439,6 +441,11 @@ impl Inner {
             let new = is.and_then(|at| ground.nodes.get(at).cloned());
             let after = new.as_ref().map(|n| self.touches(&ground, n)).unwrap_or_default();
             let ends = [was.zip(old.as_deref()), is.zip(new.as_deref())];
+            for route in ends.iter().flatten().flat_map(|(_, n)| &n.routes) {
+                for world in [&self.ground, &ground] {
+                    world.routes.get(*route).into_iter().for_each(|r| rivals.add(&r.nodes));
+                }
+            }
             self.concerned(&ground, &before, &after, ends, &mut filters);
             next.patch(&self.plan, ends, &before, &after);
             if let Some(at) = is {
@@ -480,7 +487,9 @@ impl Inner {
             let live = bits.iter().filter(|at| out.ground.all.get(*at));
             live.filter_map(|at| out.ground.nodes.get(at)).map(|n| n.id).collect()
         };
-        let touched = Touched { filters: ids(&filters), nodes: nodes.into_keys().collect(), all: false };
+        let mut changed = ids(&rivals);
+        changed.extend(nodes.into_keys());
+        let touched = Touched { filters: ids(&filters), nodes: changed, all: false };
         (out, touched)
     }
 
