@@ -195,21 +195,23 @@ impl Hub {
         self.inner.lock().dirty.extend(nodes);
     }
 
-    /// Leaves word of `change` with every stream it may concern.
-    pub(super) fn announce(&self, net: &Tailnet, change: &Change) {
+    /// Leaves word of `change`, which leads from `before` to `net`, with every stream it may concern: a
+    /// stream that saw a node before or sees it now, and one whose own rules may differ.
+    pub(super) fn announce(&self, before: &Tailnet, net: &Tailnet, change: &Change) {
         if change.is_empty() {
             return;
         }
         let inner = self.inner.lock();
-        let everyone = change.access || change.settings;
+        let everyone = change.access.all || change.settings || change.users;
         for (id, entry) in &inner.entries {
             if entry.sessions.is_empty() {
                 continue;
             }
             let concerns = |node: &NodeId| {
-                node == id || !net.nodes.contains_key(node) || net.compiled.visible(*id, *node)
+                node == id || before.compiled.visible(*id, *node) || net.compiled.visible(*id, *node)
             };
-            if everyone || change.nodes.iter().any(concerns) {
+            let mut nodes = change.nodes.union(&change.access.nodes);
+            if everyone || change.access.filters.contains(id) || nodes.any(concerns) {
                 entry.slot.put(change);
             }
         }
