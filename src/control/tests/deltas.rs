@@ -13,7 +13,7 @@ use crate::acl::Policy;
 use crate::clock::{Now, Rng};
 use crate::keys::{DiscoPublic, MachinePublic, NodeId, UserId};
 use crate::model::rows::Stored;
-use crate::model::{Owner, PolicyVersion, User};
+use crate::model::{Owner, PolicyVersion, Role, User};
 use crate::wire::{CapVer, FilterRule, Hostinfo, MapResponse, Node};
 
 /// What a client knows.
@@ -126,8 +126,12 @@ fn act(draft: &mut Draft, what: u8, node: u8, arg: u8) {
         }
         9 => {
             let text = POLICIES[arg as usize % POLICIES.len()];
-            let prepared = policy::prepare(&draft.net, text.into(), Policy::parse(text).unwrap());
-            policy::set(draft, "t", prepared, true, None, true).unwrap().expect("it is put in force");
+            let author = policy::Author { from: None, server: Vec::new() };
+            let parsed = Policy::parse(text).unwrap();
+            let refuse = policy::Refuse::Everything;
+            let prepared = policy::prepare(&draft.net, &author, text.into(), parsed, refuse).unwrap();
+            let stored = policy::Stored { by: "t", comment: "", confirmed: true, expect: None, stale: true };
+            policy::set(draft, prepared, stored).unwrap().expect("it is put in force");
         }
         10 => {
             let tags = [crate::model::Tag::parse("tag:t").unwrap()];
@@ -141,6 +145,10 @@ fn act(draft: &mut Draft, what: u8, node: u8, arg: u8) {
         }
         12 => {
             let _ = admin::rename_user(draft, "1", &format!("r{arg}"));
+        }
+        13 => {
+            let role = Role::ALL[usize::from(arg) % Role::ALL.len()];
+            let _ = admin::set_role(draft, &(u64::from(node % 2) + 1).to_string(), role);
         }
         _ => {
             let mut settings = (*draft.net.settings).clone();
@@ -171,9 +179,16 @@ pub(super) fn newcomer(draft: &mut Draft, arg: u8) {
 }
 
 pub(super) fn beginning(now: Now) -> Tailnet {
-    let user = |id: u64| User { id: UserId(id), name: format!("u{id}"), created: now.wall };
+    let role = |id| if id == 1 { Role::Owner } else { Role::Member };
+    let user = |id: u64| User { id: UserId(id), name: format!("u{id}"), role: role(id), created: now.wall };
     let stored = Stored { users: vec![user(1), user(2)], last_user: 2, ..Stored::default() };
-    let version = PolicyVersion { version: 0, text: String::new(), author: String::new(), created: now.wall };
+    let version = PolicyVersion {
+        version: 0,
+        text: String::new(),
+        author: String::new(),
+        comment: String::new(),
+        created: now.wall,
+    };
     let net = Tailnet::new(stored, Policy::hosted_default(), version, super::settings(), now);
     let mut draft = Draft::new(net, now, Rng::from_seed([1; 32]));
     newcomer(&mut draft, 0);
@@ -186,7 +201,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
     #[test]
     fn full_then_deltas_equals_full(
-        steps in proptest::collection::vec(proptest::collection::vec((0_u8..14, any::<u8>(), any::<u8>()), 1..4), 1..12)
+        steps in proptest::collection::vec(proptest::collection::vec((0_u8..15, any::<u8>(), any::<u8>()), 1..4), 1..12)
     ) {
         let mut now = Now::read();
         let mut net = beginning(now);
