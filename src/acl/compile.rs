@@ -87,6 +87,8 @@ pub(super) struct Inner {
     filters: Vec<OnceLock<Arc<[FilterRule]>>>,
     shared: Vec<bool>,
     pub(super) reach: Reach,
+    /// SSH, attributes, automatic approval.
+    pub(super) sections: super::Sections,
 }
 
 /// Rules as the builder gathers them.
@@ -132,7 +134,8 @@ pub(super) fn compile(file: &Arc<File>, world: &World) -> Inner {
     };
     match &file.acls {
         Some(acls) => acls.iter().for_each(|acl| builder.rule(acl)),
-        None => builder.rule(&allow_all()),
+        None if file.grants.is_none() => builder.rule(&allow_all()),
+        None => {}
     }
     builder.finish(file, world, ground.clone())
 }
@@ -275,6 +278,7 @@ impl Builder<'_> {
             filters: Vec::new(),
             shared: Vec::new(),
             reach,
+            sections: super::Sections::default(),
         };
         inner.classes();
         inner
