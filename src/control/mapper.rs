@@ -112,6 +112,18 @@ pub(super) enum Delta {
     Last(Box<MapResponse>),
 }
 
+/// Whether the stream of `me` has to look at `change`, which leads from `before` to `net`: it saw a
+/// changed node before or sees it now, or its own rules may differ.
+#[must_use]
+pub(super) fn concerns(me: NodeId, before: &Tailnet, net: &Tailnet, change: &Change) -> bool {
+    let sees = |id: &NodeId| *id == me || before.compiled.visible(me, *id) || net.compiled.visible(me, *id);
+    change.access.all
+        || change.settings
+        || change.users
+        || change.access.filters.contains(&me)
+        || change.nodes.union(&change.access.nodes).any(sees)
+}
+
 /// The way from `sent` to `net`; `sent` is brought up to date. The caller ends the stream when the
 /// message cannot be written.
 pub(super) fn delta(sent: &mut Sent, net: &Tailnet, change: &Change, now: DateTime<Utc>) -> Delta {
@@ -215,7 +227,7 @@ fn ssh_rules(net: &Tailnet, me: NodeId) -> Vec<SshRule> {
     if net.expired.contains(&me) {
         return Vec::new();
     }
-    net.compiled.ssh_rules(me, &net.settings.url)
+    net.compiled.client_ssh_rules(me)
 }
 
 /// Clears all chunks and sets ours, so that an empty filter really blocks (trap 8).

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 
 use super::change::Change;
 use super::contest::Contest;
+use super::mapper;
 use super::state::Tailnet;
 use crate::keys::NodeId;
 
@@ -195,23 +196,14 @@ impl Hub {
         self.inner.lock().dirty.extend(nodes);
     }
 
-    /// Leaves word of `change`, which leads from `before` to `net`, with every stream it may concern: a
-    /// stream that saw a node before or sees it now, and one whose own rules may differ.
+    /// Leaves word of `change`, which leads from `before` to `net`, with every stream it may concern.
     pub(super) fn announce(&self, before: &Tailnet, net: &Tailnet, change: &Change) {
         if change.is_empty() {
             return;
         }
         let inner = self.inner.lock();
-        let everyone = change.access.all || change.settings || change.users;
         for (id, entry) in &inner.entries {
-            if entry.sessions.is_empty() {
-                continue;
-            }
-            let concerns = |node: &NodeId| {
-                node == id || before.compiled.visible(*id, *node) || net.compiled.visible(*id, *node)
-            };
-            let mut nodes = change.nodes.union(&change.access.nodes);
-            if everyone || change.access.filters.contains(id) || nodes.any(concerns) {
+            if !entry.sessions.is_empty() && mapper::concerns(*id, before, net, change) {
                 entry.slot.put(change);
             }
         }

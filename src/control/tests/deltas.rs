@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::super::change::Change;
 use super::super::mapper::{self, Delta};
 use super::super::register::{Newcomer, admit};
 use super::super::state::{Draft, Tailnet};
@@ -14,7 +15,7 @@ use crate::clock::{Now, Rng};
 use crate::keys::{DiscoPublic, MachinePublic, NodeId, UserId};
 use crate::model::rows::Stored;
 use crate::model::{Owner, PolicyVersion, Role, User};
-use crate::wire::{CapVer, FilterRule, Hostinfo, MapResponse, Node};
+use crate::wire::{CapVer, DerpMap, FilterRule, Hostinfo, MapResponse, Node, SshRule};
 
 /// What a client knows.
 #[derive(Debug, Default, PartialEq)]
@@ -23,6 +24,8 @@ struct Picture {
     peers: BTreeMap<NodeId, Node>,
     filter: Vec<FilterRule>,
     users: BTreeMap<UserId, String>,
+    ssh: Vec<SshRule>,
+    derp: Option<DerpMap>,
 }
 
 impl Picture {
@@ -48,6 +51,8 @@ impl Picture {
             peer.key_expiry = patch.key_expiry.unwrap_or(peer.key_expiry);
         }
         self.me = m.node.or(self.me.take());
+        self.derp = m.derp_map.or(self.derp.take());
+        self.ssh = m.ssh_policy.map_or(std::mem::take(&mut self.ssh), |p| p.rules);
         for (name, rules) in m.packet_filters.into_iter().flatten() {
             match name.as_str() {
                 "*" => self.filter.clear(),
@@ -84,11 +89,20 @@ impl Picture {
     }
 }
 
-const POLICIES: [&str; 4] = [
+const POLICIES: [&str; 8] = [
     r#"{"acls": []}"#,
     r#"{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}"#,
     r#"{"acls": [{"action": "accept", "src": ["u1@"], "dst": ["u2@:22"]}]}"#,
     r#"{"tagOwners": {"tag:t": ["u1@"]}, "acls": [{"action": "accept", "src": ["tag:t"], "dst": ["*:80"]}]}"#,
+    r#"{"nodeAttrs": [{"target": ["u1@"], "attr": ["disable-ipv4"]}, {"target": ["*"], "attr": ["suggest-exit-node"]}],
+        "derpMap": {"Regions": {"900": null}}}"#,
+    r#"{"acls": [{"action": "accept", "src": ["autogroup:admin"], "dst": ["autogroup:member:22"]}],
+        "nodeAttrs": [{"target": ["autogroup:admin"], "attr": ["disable-ipv4", "suggest-exit-node"]}],
+        "ssh": [{"action": "accept", "src": ["autogroup:admin"], "dst": ["autogroup:member"], "users": ["root"]}]}"#,
+    r#"{"tagOwners": {"tag:t": ["u1@"]}, "autoApprovers": {"routes": {"10.0.0.0/8": ["tag:t", "u2@"]}, "exitNode": ["u1@"]},
+        "grants": [{"src": ["*"], "dst": ["10.0.0.0/8"], "ip": ["*"], "via": ["tag:t"]}, {"src": ["u1@"], "dst": ["*"], "ip": ["*"]}]}"#,
+    r#"{"tagOwners": {"tag:t": ["u1@"]}, "grants": [{"src": ["u1@"], "dst": ["autogroup:self"], "ip": ["*"]}],
+        "ssh": [{"action": "check", "src": ["u1@"], "dst": ["tag:t"], "users": ["root"]}]}"#,
 ];
 
 fn act(draft: &mut Draft, what: u8, node: u8, arg: u8) {
@@ -201,7 +215,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
     #[test]
     fn full_then_deltas_equals_full(
-        steps in proptest::collection::vec(proptest::collection::vec((0_u8..15, any::<u8>(), any::<u8>()), 1..4), 1..12)
+        steps in proptest::collection::vec(proptest::collection::vec((0_u8..15, any::<u8>(), any::<u8>()), 1..4), 1..12),
+        slow in proptest::collection::vec(any::<bool>(), 12),
     ) {
         let mut now = Now::read();
         let mut net = beginning(now);
@@ -209,16 +224,29 @@ proptest! {
         let (first, mut sent) = mapper::full(&net, me, now.wall).unwrap();
         let mut picture = Picture::default();
         picture.read(first);
+        let mut slot = Change::default();
+        let last = steps.len() - 1;
         for (i, round) in steps.iter().enumerate() {
             now = now.after(std::time::Duration::from_secs(60));
-            let mut draft = Draft::new(net, now, Rng::from_seed([i as u8 + 2; 32]));
+            let mut draft = Draft::new(net.clone(), now, Rng::from_seed([i as u8 + 2; 32]));
             for (what, node, arg) in round {
                 act(&mut draft, *what, *node, *arg);
             }
             draft.finish();
-            let change = draft.change.clone();
+            if mapper::concerns(me, &net, &draft.net, &draft.change) {
+                slot.merge(&draft.change);
+            }
             net = draft.net;
-            match mapper::delta(&mut sent, &net, &change, now.wall) {
+            let fresh = net.policy.compile(&net.world());
+            for id in net.nodes.keys() {
+                prop_assert_eq!(net.compiled.filter_rules(*id), fresh.filter_rules(*id));
+                prop_assert_eq!(net.compiled.self_caps(*id), fresh.self_caps(*id));
+            }
+            // A slow reader gets several rounds as one.
+            if slow.get(i) == Some(&true) && i != last {
+                continue;
+            }
+            match mapper::delta(&mut sent, &net, &std::mem::take(&mut slot), now.wall) {
                 Delta::Nothing => {}
                 Delta::Message(m) => picture.read(*m),
                 Delta::Last(_) => panic!("node 1 stays"),

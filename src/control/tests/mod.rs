@@ -6,6 +6,7 @@ mod deltas;
 mod faults;
 mod limits;
 mod map;
+mod policies;
 mod public;
 mod registering;
 mod swarm;
