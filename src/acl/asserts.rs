@@ -2,6 +2,8 @@
 //! against the users and nodes there are. Words are read here, when a test runs: a malformed test fails.
 
 mod network;
+mod sides;
+mod words;
 
 use std::sync::Arc;
 
