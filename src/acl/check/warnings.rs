@@ -145,6 +145,8 @@ fn unknown_users(file: &File, world: &World, faults: &mut Faults) {
 
 /// Who has a device.
 struct Present<'w> {
+    /// All users, devices or none.
+    all: HashSet<&'w str>,
     users: HashSet<&'w str>,
     domains: HashSet<&'w str>,
     roles: Vec<Role>,
@@ -153,8 +155,13 @@ struct Present<'w> {
 
 impl<'w> Present<'w> {
     fn new(world: &'w World) -> Self {
-        let mut out =
-            Self { users: HashSet::new(), domains: HashSet::new(), roles: Vec::new(), tags: HashSet::new() };
+        let mut out = Self {
+            all: world.users.values().map(|u| u.name.as_str()).collect(),
+            users: HashSet::new(),
+            domains: HashSet::new(),
+            roles: Vec::new(),
+            tags: HashSet::new(),
+        };
         for node in world.nodes.values() {
             out.tags.extend(node.owner.tags());
             let Some(user) = node.owner.user().and_then(|id| world.users.get(&id)) else {
@@ -207,13 +214,19 @@ fn matches_nothing(file: &File, world: &World, faults: &mut Faults) {
     };
     let mut tell = |span: Span, side: &str, names: &mut dyn Iterator<Item = &Alias>| -> bool {
         let mut shown = Vec::new();
+        // Names of users there are not were told already.
+        let mut told = true;
         for name in names {
             if !lacks(name) {
                 return false;
             }
+            told &= matches!(name, Alias::User(user) if !present.all.contains(user.as_str()));
             if shown.len() < 3 {
                 shown.push(quote(&name.to_string()));
             }
+        }
+        if told && !shown.is_empty() {
+            return true;
         }
         let (message, hint) = match shown.is_empty() {
             true => (
