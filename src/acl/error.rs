@@ -104,7 +104,12 @@ impl Faults {
         found
     }
 
-    /// Whether more faults would be kept.
+    /// Takes over faults that have their places already.
+    pub(super) fn extend(&mut self, found: &[PolicyError]) {
+        self.list.extend(found.iter().take(MAX_GATHERED.saturating_sub(self.list.len())).cloned());
+    }
+
+    /// Whether no more faults would be kept.
     pub(super) const fn is_full(&self) -> bool {
         self.list.len() >= MAX_GATHERED
     }

@@ -131,14 +131,14 @@ impl Policy {
     /// Faults that only show against the users there are (a name nobody has), as warnings.
     #[must_use]
     pub fn warnings(&self, world: &World) -> Vec<PolicyError> {
-        check::warnings(&self.file, &self.lines, world)
+        check::warnings(&self.file, &self.lines, &self.notes, world)
     }
 
     /// Faults that only show against the tailnet and stop the policy: a mail domain that is not the
     /// tailnet's. Failing tests are [`Compiled::failing_tests`].
     #[must_use]
-    pub fn mistakes(&self, _world: &World) -> Vec<PolicyError> {
-        Vec::new()
+    pub fn mistakes(&self, world: &World) -> Vec<PolicyError> {
+        check::mistakes(&self.file, &self.lines, world)
     }
 
     /// Resolves and compiles for `world`. Names that match nobody resolve to nothing.
