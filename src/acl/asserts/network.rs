@@ -403,13 +403,14 @@ impl<'a> Run<'a> {
             let fits = posture::satisfies(file, names, given);
             return if fits { Fit::Everybody } else { Fit::Nobody };
         }
-        let (world, ground) = (self.scene.world, self.scene.ground);
+        let ground = self.scene.ground;
         let key = names.iter().map(|n| n.value.as_str()).collect();
         let nodes = self.postures.entry(key).or_insert_with(|| {
-            let node = |id| world.nodes.get(id);
-            let fits = |id| node(id).is_some_and(|n| posture::satisfies(file, names, &n.attributes));
-            let slots = ground.nodes.iter().enumerate();
-            Rc::new(slots.filter(|(_, n)| fits(&n.id)).map(|(slot, _)| slot).collect())
+            let fits = |slot: &usize| {
+                let node = ground.nodes.get(*slot);
+                node.is_some_and(|n| posture::satisfies(file, names, &n.node.attributes))
+            };
+            Rc::new(ground.all.iter().filter(fits).collect())
         });
         Fit::Nodes(nodes.clone())
     }
