@@ -11,6 +11,9 @@ use crate::acl::error::{Faults, Lines, did_you_mean, quote};
 use crate::acl::{PolicyError, World};
 use crate::model::{Role, Tag};
 
+/// Of one kind so many are told, so that none drowns the others.
+const MAX_OF_A_KIND: usize = 10;
+
 /// All warnings; `notes` were made while reading.
 pub(in crate::acl) fn warnings(
     file: &File,
@@ -18,15 +21,22 @@ pub(in crate::acl) fn warnings(
     notes: &[PolicyError],
     world: &World,
 ) -> Vec<PolicyError> {
-    let mut faults = Faults::new(lines.clone());
-    faults.extend(notes);
-    without_effect(file, &mut faults);
-    idle_tests(file, lines, &mut faults);
-    unknown_users(file, world, &mut faults);
-    matches_nothing(file, world, &mut faults);
-    unused(file, lines, &mut faults);
-    shadow::shadowed(file, lines, &mut faults);
-    faults.finish()
+    let mut all = Faults::new(lines.clone());
+    all.extend(notes);
+    let kinds: [&dyn Fn(&mut Faults); 6] = [
+        &|faults| without_effect(file, faults),
+        &|faults| idle_tests(file, lines, faults),
+        &|faults| unknown_users(file, world, faults),
+        &|faults| matches_nothing(file, world, faults),
+        &|faults| unused(file, lines, faults),
+        &|faults| shadow::shadowed(file, lines, faults),
+    ];
+    for kind in kinds {
+        let mut faults = Faults::new(lines.clone());
+        kind(&mut faults);
+        all.extend(&faults.first(MAX_OF_A_KIND));
+    }
+    all.finish()
 }
 
 /// Said once for each part of the language that is kept and does nothing yet.

@@ -579,3 +579,15 @@ fn hostile_policies_end_soon() {
     let text = format!("{{\"acls\": [{}]}}", same.join(","));
     assert_eq!(accepted(&text).warnings(&world()), []);
 }
+
+#[test]
+fn many_warnings_of_one_kind_leave_room_for_others() {
+    let same = "{\"action\": \"accept\", \"src\": [\"group:none\"], \"dst\": [\"*:1\"]},\n".repeat(200);
+    let text = format!(
+        "{{\"groups\": {{\"group:none\": []}}, \"acls\": [\n{same}],\n\"hosts\": {{\"idle\": \"10.0.0.1\"}}}}"
+    );
+    let found = accepted(&text).warnings(&world());
+    let count = |code| found.iter().filter(|w| w.code == code).count();
+    assert_eq!((count("matches-nothing"), count("shadowed"), count("unused")), (10, 10, 1));
+    assert!(found.iter().any(|w| w.hint.ends_with("(190 more like this)")), "{found:?}");
+}
