@@ -8,6 +8,7 @@ mod check;
 mod compile;
 mod diff;
 mod error;
+mod format;
 mod hujson;
 mod ports;
 mod ranges;
@@ -16,6 +17,8 @@ mod syntax;
 #[cfg(test)]
 mod tests;
 mod visible;
+
+pub use format::format;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
