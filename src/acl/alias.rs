@@ -5,101 +5,160 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::model::Tag;
+use crate::model::{Role, Tag};
 use crate::wire::PortRange;
 
 pub(super) use super::ast::Alias;
+use super::ast::IpEntry;
 use super::error::quote;
 
 /// Why a string names nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AliasFault {
-    /// A part of the language that is not here yet, named.
-    NotSupported(String),
     /// Starts with `tag:` and goes on as no tag can.
     Tag,
     /// No such autogroup.
     Autogroup,
+    /// `autogroup:nonroot`, which is a login and no address.
+    NonRoot,
+    /// Two addresses of different families, or the first above the second.
+    Range,
+    /// Has an `@` and is no user's name.
+    User,
     /// Nothing of the language.
     Invalid,
 }
 
-/// Autogroups that are understood, for suggestions.
-pub(super) const AUTOGROUPS: [&str; 5] =
-    ["autogroup:member", "autogroup:tagged", "autogroup:self", "autogroup:internet", "autogroup:danger-all"];
-
-/// Autogroups of the language that are not here yet.
-const LATER_AUTOGROUPS: [&str; 8] = [
+/// All autogroups, for suggestions.
+pub(super) const AUTOGROUPS: [&str; 12] = [
+    "autogroup:member",
+    "autogroup:tagged",
+    "autogroup:self",
+    "autogroup:internet",
+    "autogroup:danger-all",
+    "autogroup:shared",
     "autogroup:owner",
     "autogroup:admin",
     "autogroup:network-admin",
     "autogroup:it-admin",
     "autogroup:billing-admin",
     "autogroup:auditor",
-    "autogroup:shared",
-    "autogroup:nonroot",
 ];
 
 impl Alias {
     /// Reads a trimmed string; the first match decides.
     pub(super) fn parse(text: &str) -> Result<Self, AliasFault> {
-        if let Some(net) = parse_prefix(text) {
-            return Ok(Self::Prefix(net));
-        }
         if text == "*" {
             return Ok(Self::Any);
+        }
+        // Before the `@`: identity providers make groups such as group:x@example.com.
+        if let Some((kind, name)) = text.split_once(':')
+            && let Some(found) = Self::prefixed(kind, name, text)
+        {
+            return found;
+        }
+        if let Some(net) = parse_prefix(text) {
+            return Ok(Self::Prefix(net));
         }
         if text.contains('@') {
             return parse_user(text).map(Self::User);
         }
-        if text.starts_with("group:") {
-            return Ok(Self::Group(text.to_owned()));
-        }
-        if text.starts_with("tag:") {
-            return Tag::parse(text).map(Self::Tag).map_err(|_| AliasFault::Tag);
-        }
-        if text.starts_with("autogroup:") {
-            return match text {
-                "autogroup:member" => Ok(Self::Member),
-                "autogroup:tagged" => Ok(Self::Tagged),
-                "autogroup:self" => Ok(Self::Own),
-                "autogroup:internet" => Ok(Self::Internet),
-                "autogroup:danger-all" => Ok(Self::DangerAll),
-                other if LATER_AUTOGROUPS.contains(&other) => Err(AliasFault::NotSupported(other.to_owned())),
-                _ => Err(AliasFault::Autogroup),
-            };
-        }
-        for prefix in ["ipset:", "svc:", "host:"] {
-            if text.starts_with(prefix) {
-                return Err(AliasFault::NotSupported(prefix.to_owned()));
-            }
-        }
         if let Some((low, high)) = text.split_once('-')
-            && low.parse::<IpAddr>().is_ok()
-            && high.parse::<IpAddr>().is_ok()
+            && let (Ok(low), Ok(high)) = (low.parse::<IpAddr>(), high.parse::<IpAddr>())
         {
-            return Err(AliasFault::NotSupported("address range".to_owned()));
+            let ordered = low.is_ipv4() == high.is_ipv4() && low <= high;
+            return if ordered { Ok(Self::Range(low, high)) } else { Err(AliasFault::Range) };
         }
-        if text.is_empty() || text.contains(':') || text.contains('/') {
-            return Err(AliasFault::Invalid);
-        }
-        Ok(Self::Host(text.to_owned()))
+        host(text)
+    }
+
+    fn prefixed(kind: &str, name: &str, text: &str) -> Option<Result<Self, AliasFault>> {
+        let filled = |alias: Self| if name.is_empty() { Err(AliasFault::Invalid) } else { Ok(alias) };
+        Some(match kind {
+            "group" => filled(Self::Group(text.to_owned())),
+            "tag" => Tag::parse(text).map(Self::Tag).map_err(|_| AliasFault::Tag),
+            "autogroup" => Self::autogroup(name),
+            "ipset" => filled(Self::IpSet(text.to_owned())),
+            "svc" => filled(Self::Service(text.to_owned())),
+            "host" => host(name),
+            "user" => match name.strip_prefix("*@") {
+                Some(domain) if !domain.is_empty() && !domain.contains(char::is_whitespace) => {
+                    Ok(Self::Domain(domain.to_owned()))
+                }
+                _ => Err(AliasFault::User),
+            },
+            _ => return None,
+        })
+    }
+
+    fn autogroup(name: &str) -> Result<Self, AliasFault> {
+        Ok(match name {
+            "member" => Self::Member,
+            "tagged" => Self::Tagged,
+            "self" => Self::Own,
+            "internet" => Self::Internet,
+            "danger-all" => Self::DangerAll,
+            "shared" => Self::Shared,
+            "nonroot" => return Err(AliasFault::NonRoot),
+            other => Self::Role(Role::parse(other).ok_or(AliasFault::Autogroup)?),
+        })
     }
 
     /// Whether it is written `autogroup:…`.
     pub(super) const fn is_autogroup(&self) -> bool {
-        matches!(self, Self::Member | Self::Tagged | Self::Own | Self::Internet | Self::DangerAll)
+        matches!(
+            self,
+            Self::Member
+                | Self::Tagged
+                | Self::Own
+                | Self::Internet
+                | Self::DangerAll
+                | Self::Shared
+                | Self::Role(_)
+        )
     }
+}
+
+/// As it is written.
+impl std::fmt::Display for Alias {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::User(name) if name.contains('@') => f.write_str(name),
+            Self::User(name) => write!(f, "{name}@"),
+            Self::Domain(domain) => write!(f, "user:*@{domain}"),
+            Self::Group(name) | Self::Host(name) | Self::IpSet(name) | Self::Service(name) => {
+                f.write_str(name)
+            }
+            Self::Tag(tag) => f.write_str(tag.as_str()),
+            Self::Prefix(net) if net.prefix_len() == net.max_prefix_len() => write!(f, "{}", net.addr()),
+            Self::Prefix(net) => write!(f, "{net}"),
+            Self::Range(low, high) => write!(f, "{low}-{high}"),
+            Self::Member => f.write_str("autogroup:member"),
+            Self::Tagged => f.write_str("autogroup:tagged"),
+            Self::Own => f.write_str("autogroup:self"),
+            Self::Internet => f.write_str("autogroup:internet"),
+            Self::DangerAll => f.write_str("autogroup:danger-all"),
+            Self::Shared => f.write_str("autogroup:shared"),
+            Self::Role(role) => write!(f, "autogroup:{}", role.as_str()),
+        }
+    }
+}
+
+/// A name of `hosts`.
+fn host(text: &str) -> Result<Alias, AliasFault> {
+    let odd = |c: char| matches!(c, ':' | '/' | '@') || c.is_whitespace();
+    if text.is_empty() || text.contains(odd) {
+        return Err(AliasFault::Invalid);
+    }
+    Ok(Alias::Host(text.to_owned()))
 }
 
 /// A user token without its trailing `@` (SEMANTICS.md 4.2).
 pub(super) fn parse_user(text: &str) -> Result<String, AliasFault> {
-    if text.starts_with("user:*@") {
-        return Err(AliasFault::NotSupported("user:*@domain".to_owned()));
-    }
     let name = text.strip_suffix('@').unwrap_or(text);
-    if name.is_empty() || name.chars().any(char::is_whitespace) {
-        return Err(AliasFault::Invalid);
+    if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c == '*') {
+        return Err(AliasFault::User);
     }
     Ok(name.to_owned())
 }
@@ -191,6 +250,34 @@ fn parse_number(text: &str) -> Option<u32> {
         .flatten()
 }
 
+/// Reads one string of a grant's `ip` (SEMANTICS.md 6.6): a number alone is a port.
+pub(super) fn parse_ip(text: &str) -> Result<IpEntry, Refusal> {
+    let (protocol, ports) = match text.split_once(':') {
+        None => (None, text),
+        Some((_, ports)) if ports.contains(':') => {
+            return Err((
+                format!("ip {}: more than one colon", quote(text)),
+                "write protocol:ports, such as tcp:443 or udp:53-60, or ports alone",
+            ));
+        }
+        Some((protocol, ports)) if !protocol.is_empty() => (parse_protocol(protocol)?, ports),
+        Some(_) => {
+            let hint = "write the protocol before the colon, such as tcp:443, or the ports alone";
+            return Err((format!("ip {}: the protocol is missing", quote(text)), hint));
+        }
+    };
+    let ports = parse_ports(ports).map_err(|(message, hint)| {
+        let protocol =
+            parse_protocol(text).ok().flatten().filter(|_| !text.starts_with(|c: char| c.is_ascii_digit()));
+        (message, if protocol.is_some() { "write :* behind a protocol, such as icmp:*" } else { hint })
+    })?;
+    if !has_ports(protocol) && ports.iter().any(|p| *p != PortRange::ANY) {
+        let name = protocol_name(protocol.unwrap_or_default());
+        return Err((format!("ip {}: {name} has no ports", quote(text)), "write :* behind the protocol"));
+    }
+    Ok(IpEntry { protocol, ports })
+}
+
 /// Names of protocols (SEMANTICS.md 6.5).
 const PROTOCOLS: [(&str, u8); 14] = [
     ("icmp", 1),
@@ -256,8 +343,22 @@ mod tests {
         assert_eq!(Alias::parse("web"), Ok(Alias::Host("web".into())));
         assert_eq!(Alias::parse("tag:1a"), Err(AliasFault::Tag));
         assert_eq!(Alias::parse("autogroup:mebmer"), Err(AliasFault::Autogroup));
-        assert!(matches!(Alias::parse("svc:x"), Err(AliasFault::NotSupported(_))));
-        assert!(matches!(Alias::parse("10.0.0.1-10.0.0.9"), Err(AliasFault::NotSupported(_))));
+        assert_eq!(Alias::parse("svc:x"), Ok(Alias::Service("svc:x".into())));
+        assert_eq!(Alias::parse("host:web"), Ok(Alias::Host("web".into())));
+        assert_eq!(Alias::parse("group:a@example.com"), Ok(Alias::Group("group:a@example.com".into())));
+        assert_eq!(Alias::parse("user:*@example.com"), Ok(Alias::Domain("example.com".into())));
+        assert_eq!(Alias::parse("user:*@"), Err(AliasFault::User));
+        assert!(matches!(Alias::parse("10.0.0.1-10.0.0.9"), Ok(Alias::Range(..))));
+        assert_eq!(Alias::parse("10.0.0.9-10.0.0.1"), Err(AliasFault::Range));
+        assert_eq!(Alias::parse("10.0.0.9-fd7a::1"), Err(AliasFault::Range));
+        assert_eq!(Alias::parse("autogroup:it-admin"), Ok(Alias::Role(Role::ItAdmin)));
+        assert_eq!(Alias::parse("autogroup:nonroot"), Err(AliasFault::NonRoot));
+        assert_eq!(Alias::parse("fd7a::1"), Ok(Alias::Prefix("fd7a::1/128".parse().unwrap())));
+        for text in
+            ["*", "alice@", "user:*@a.example", "10.0.0.0/8", "10.0.0.1", "autogroup:auditor", "svc:x"]
+        {
+            assert_eq!(Alias::parse(text).unwrap().to_string(), text);
+        }
         assert_eq!(Alias::parse("10.0.0.0/33"), Err(AliasFault::Invalid));
         assert_eq!(Alias::parse("10.0.0.0/08"), Err(AliasFault::Invalid));
         assert_eq!(Alias::parse(""), Err(AliasFault::Invalid));

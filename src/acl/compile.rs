@@ -132,7 +132,8 @@ pub(super) fn compile(file: &Arc<File>, world: &World) -> Inner {
     };
     match &file.acls {
         Some(acls) => acls.iter().for_each(|acl| builder.rule(acl)),
-        None => builder.rule(&allow_all()),
+        None if file.grants.is_none() => builder.rule(&allow_all()),
+        None => {}
     }
     builder.finish(file, world, ground.clone())
 }

@@ -1,6 +1,9 @@
 //! Faults of a policy text and how they are gathered: every fault carries its place, what is wrong
 //! and what would be right. Many faults of one file are told at once, in order of position.
 
+use std::cell::Cell;
+use std::sync::Arc;
+
 use super::PolicyError;
 use super::hujson::Span;
 
@@ -10,15 +13,15 @@ pub(super) const MAX_FAULTS: usize = 50;
 const MAX_GATHERED: usize = 1000;
 /// Longer names get no suggestion, so that hostile text cannot make the search slow.
 const MAX_NAME: usize = 80;
-/// At most so many candidates are looked at for one suggestion.
-const MAX_CANDIDATES: usize = 2000;
-/// After so many faults no suggestions are searched.
-const MAX_SUGGESTIONS: usize = 100;
+/// So many comparisons of characters are spent on suggestions for one text; then there are none.
+const MAX_STEPS: usize = 20_000_000;
+/// At most so many notes (old spellings) are kept.
+const MAX_NOTES: usize = 20;
 
 /// Byte offsets of the line starts of a text.
 #[derive(Debug, Clone)]
 pub(super) struct Lines {
-    starts: Vec<u32>,
+    starts: Arc<[u32]>,
 }
 
 impl Lines {
@@ -29,7 +32,7 @@ impl Lines {
                 starts.push(u32::try_from(at + 1).unwrap_or(u32::MAX));
             }
         }
-        Self { starts }
+        Self { starts: starts.into() }
     }
 
     /// Line and column, both from 1; the column counts bytes (SEMANTICS.md 1.4).
@@ -46,11 +49,13 @@ impl Lines {
 pub(super) struct Faults {
     lines: Lines,
     list: Vec<PolicyError>,
+    notes: Vec<PolicyError>,
+    steps: Cell<usize>,
 }
 
 impl Faults {
     pub(super) fn new(lines: Lines) -> Self {
-        Self { lines, list: Vec::new() }
+        Self { lines, list: Vec::new(), notes: Vec::new(), steps: Cell::new(0) }
     }
 
     /// Notes a fault at `span`.
@@ -68,16 +73,40 @@ impl Faults {
         self.list.push(PolicyError { code, line, column, message: message.into(), hint: hint.into() });
     }
 
-    /// The known name nearest to `wanted`, unless so many faults are noted that nobody would read it.
+    /// Notes what works and should be written otherwise; told as a warning.
+    pub(super) fn note(
+        &mut self,
+        code: &'static str,
+        span: Span,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
+        if self.notes.len() < MAX_NOTES {
+            let (line, column) = self.lines.place(span.start);
+            self.notes.push(PolicyError { code, line, column, message: message.into(), hint: hint.into() });
+        }
+    }
+
+    /// The notes, in the order they were made.
+    pub(super) fn take_notes(&mut self) -> Vec<PolicyError> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// The known name nearest to `wanted`, while there is time to search.
     pub(super) fn suggest<'a>(
         &self,
         wanted: &str,
         known: impl IntoIterator<Item = &'a str>,
     ) -> Option<&'a str> {
-        if self.list.len() >= MAX_SUGGESTIONS {
-            return None;
-        }
-        nearest(wanted, known)
+        let mut steps = self.steps.get();
+        let found = nearest_within(wanted, known, &mut steps);
+        self.steps.set(steps);
+        found
+    }
+
+    /// Whether more faults would be kept.
+    pub(super) const fn is_full(&self) -> bool {
+        self.list.len() >= MAX_GATHERED
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -98,24 +127,39 @@ pub(super) fn did_you_mean(near: Option<&str>, otherwise: &str) -> String {
     near.map_or_else(|| otherwise.to_owned(), |near| format!("did you mean {near}?"))
 }
 
-/// The known name that is few edits away from `wanted`.
-pub(super) fn nearest<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    if wanted.len() > MAX_NAME {
+/// The known name that is few edits away from `wanted`. `steps` counts the work done, over all searches.
+fn nearest_within<'a>(
+    wanted: &str,
+    known: impl IntoIterator<Item = &'a str>,
+    steps: &mut usize,
+) -> Option<&'a str> {
+    if wanted.len() > MAX_NAME || *steps >= MAX_STEPS {
         return None;
     }
     let wanted: Vec<char> = wanted.to_lowercase().chars().collect();
     let allowed = (wanted.len() / 4).clamp(1, 3);
-    known
-        .into_iter()
-        .take(MAX_CANDIDATES)
-        .filter(|name| name.len() <= MAX_NAME)
-        .map(|name| {
-            let chars: Vec<char> = name.to_lowercase().chars().collect();
-            (distance(&wanted, &chars), name)
-        })
-        .filter(|(steps, _)| *steps <= allowed)
-        .min()
-        .map(|(_, name)| name)
+    let mut best: Option<(usize, &str)> = None;
+    for name in known {
+        *steps += 1;
+        if *steps >= MAX_STEPS {
+            break;
+        }
+        // A character has one to four bytes: cheap bounds before anything is built.
+        if name.len() > MAX_NAME || name.len() + allowed < wanted.len() {
+            continue;
+        }
+        let chars: Vec<char> = name.to_lowercase().chars().collect();
+        *steps += chars.len();
+        if chars.len().abs_diff(wanted.len()) > allowed {
+            continue;
+        }
+        *steps += chars.len() * wanted.len();
+        let far = distance(&wanted, &chars);
+        if far <= allowed && best.is_none_or(|(least, first)| (far, name) < (least, first)) {
+            best = Some((far, name));
+        }
+    }
+    best.map(|(_, name)| name)
 }
 
 /// Insertions, deletions, replacements and swaps of neighbours from `a` to `b`.
@@ -175,6 +219,7 @@ mod tests {
     #[test]
     fn nearest_finds_a_typo_and_not_a_stranger() {
         let known = ["tag:server", "tag:client", "group:admins"];
+        let nearest = |wanted, known| nearest_within(wanted, known, &mut 0);
         assert_eq!(nearest("tag:sever", known), Some("tag:server"));
         assert_eq!(nearest("tag:sevrer", known), Some("tag:server"));
         assert_eq!(nearest("tag:database", known), None);

@@ -94,6 +94,8 @@ pub struct World {
 pub struct Policy {
     file: Arc<ast::File>,
     lines: Arc<error::Lines>,
+    /// What was read and should be written otherwise.
+    notes: Arc<[PolicyError]>,
 }
 
 impl Policy {
@@ -109,7 +111,8 @@ impl Policy {
         let file = syntax::read(&root, &mut faults);
         check::check(&file, &mut faults);
         if faults.is_empty() {
-            Ok(Self { file: Arc::new(file), lines: Arc::new(lines) })
+            let notes = faults.take_notes().into();
+            Ok(Self { file: Arc::new(file), lines: Arc::new(lines), notes })
         } else {
             Err(faults.finish())
         }
@@ -118,7 +121,7 @@ impl Policy {
     /// The policy of a server without a file: all members reach all (SEMANTICS.md 2.1).
     #[must_use]
     pub fn hosted_default() -> Self {
-        Self { file: Arc::default(), lines: Arc::new(error::Lines::new("")) }
+        Self { file: Arc::default(), lines: Arc::new(error::Lines::new("")), notes: Arc::default() }
     }
 
     /// Faults that only show against the users there are (a name nobody has), as warnings.

@@ -1,6 +1,7 @@
 //! Tests of the room as a whole: errors with their places, ownership, words of a diff, and the
 //! properties that hold for any policy (`naive`).
 
+mod language;
 mod naive;
 mod properties;
 
@@ -105,46 +106,6 @@ fn every_fault_of_a_file_is_told_in_order_and_at_most_fifty() {
     assert!(found.iter().all(|f| !f.hint.is_empty()));
     let many = format!("{{\"acls\": [{}]}}", "{\"action\": \"no\"},".repeat(200));
     assert_eq!(faults(&many).len(), 50);
-}
-
-#[test]
-fn the_rest_of_the_language_is_refused_by_name_and_never_ignored() {
-    for section in [
-        r#""grants": [{}]"#,
-        r#""ssh": [{}]"#,
-        r#""nodeAttrs": [{}]"#,
-        r#""autoApprovers": {"routes": {}}"#,
-        r#""postures": {"posture:a": []}"#,
-        r#""defaultSrcPosture": ["posture:a"]"#,
-        r#""ipsets": {"ipset:a": []}"#,
-        r#""tests": [{}]"#,
-        r#""sshTests": [{}]"#,
-        r#""derpMap": {"Regions": {}}"#,
-        r#""disableIPv4": true"#,
-        r#""OneCGNATRoute": "mac-always""#,
-        r#""randomizeClientPort": true"#,
-        r#""acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"], "srcPosture": ["posture:a"]}]"#,
-        r#""acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"], "via": []}]"#,
-        r#""acls": [{"action": "accept", "src": ["svc:a"], "dst": ["*:*"]}]"#,
-        r#""acls": [{"action": "accept", "src": ["autogroup:admin"], "dst": ["*:*"]}]"#,
-        r#""acls": [{"action": "accept", "src": ["*"], "dst": ["ipset:a:*"]}]"#,
-        r#""acls": [{"action": "accept", "src": ["user:*@example.com"], "dst": ["*:*"]}]"#,
-        r#""tagOwners": {"tag:a": ["autogroup:admin"]}"#,
-    ] {
-        let found = faults(&format!("{{\n{section}\n}}"));
-        assert_eq!(found[0].code, "not-supported", "{section}");
-        assert!(found[0].message.contains("is not supported yet"), "{section}");
-        assert_eq!(found[0].line, 2, "{section}");
-    }
-    let found = faults("{\"ssh\": [{}]}");
-    assert_eq!(found[0].message, "\"ssh\" is not supported yet");
-}
-
-#[test]
-fn unsupported_sections_that_say_nothing_are_accepted() {
-    let text =
-        r#"{"ssh": [], "nodeAttrs": null, "tests": [], "autoApprovers": {}, "randomizeClientPort": false}"#;
-    assert_eq!(compiled(text).peers(NodeId(1)).len(), 5);
 }
 
 #[test]
