@@ -16,9 +16,11 @@ mod resolve;
 mod syntax;
 #[cfg(test)]
 mod tests;
+mod topology;
 mod visible;
 
 pub use format::format;
+pub use topology::{NodeView, Rendered, Topology, TopologyError};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
