@@ -7,18 +7,21 @@ pub mod ast;
 mod check;
 mod compile;
 mod diff;
+mod edit;
 mod error;
 mod format;
 mod hujson;
 mod ports;
 mod ranges;
 mod resolve;
+mod splice;
 mod syntax;
 #[cfg(test)]
 mod tests;
 mod topology;
 mod visible;
 
+pub use edit::{Edit, edit};
 pub use format::format;
 pub use topology::{NodeView, Rendered, Topology, TopologyError};
 

@@ -164,7 +164,11 @@ impl Topology {
             let whole = error.to_string();
             let (line, column) = (error.line(), error.column());
             let place = format!(" at line {line} column {column}");
-            TopologyError::Shape { line, column, what: whole.strip_suffix(&place).unwrap_or(&whole).to_owned() }
+            TopologyError::Shape {
+                line,
+                column,
+                what: whole.strip_suffix(&place).unwrap_or(&whole).to_owned(),
+            }
         })?;
         let tailnet = raw.tailnet.unwrap_or_default();
         let users = users(raw.users.unwrap_or_default())?;
@@ -198,7 +202,8 @@ impl Topology {
             }
         }
         // Addresses the file does not give: those no other node has, in order of names.
-        let mut free4 = (1u32..).map(|n| Ipv4Addr::from(0x6440_0000 + n)).filter(|ip| !used4.contains_key(ip));
+        let mut free4 =
+            (1u32..).map(|n| Ipv4Addr::from(0x6440_0000 + n)).filter(|ip| !used4.contains_key(ip));
         let mut free6 = (1u128..)
             .map(|n| Ipv6Addr::from(0xfd7a_115c_a1e0_u128 << 80 | n))
             .filter(|ip| !used6.contains_key(ip));
@@ -333,8 +338,7 @@ impl Topology {
             }
             (named(id), list)
         };
-        let mut approved =
-            compiled.auto_approved(node, self.offered.get(&node).map_or(&[], Vec::as_slice));
+        let mut approved = compiled.auto_approved(node, self.offered.get(&node).map_or(&[], Vec::as_slice));
         approved.sort_unstable();
         NodeView {
             packet_filter_rules: compiled.filter_rules(node).to_vec(),

@@ -81,7 +81,8 @@ fn what_is_no_hujson_is_refused_with_its_place() {
 /// Blanks and numbered comments between words.
 fn trivia() -> BoxedStrategy<String> {
     let blank = prop_oneof![Just(""), Just(" "), Just("\n"), Just("\n\n\n"), Just("\t"), Just("\r\n")];
-    let comment = prop_oneof![Just(""), Just(""), Just(""), Just("/*#*/"), Just("/* #\n two */"), Just("// #\n")];
+    let comment =
+        prop_oneof![Just(""), Just(""), Just(""), Just("/*#*/"), Just("/* #\n two */"), Just("// #\n")];
     (blank.clone(), comment.clone(), blank.clone(), comment, blank)
         .prop_map(|(a, b, c, d, e)| format!("{a}{b}{c}{d}{e}"))
         .boxed()
@@ -98,7 +99,8 @@ fn value() -> impl Strategy<Value = String> {
     scalar.boxed().prop_recursive(3, 40, 5, |inner| {
         let element = (trivia(), inner.clone(), trivia()).prop_map(|(a, v, b)| format!("{a}{v}{b}")).boxed();
         let member = (trivia(), trivia(), trivia(), inner, trivia())
-            .prop_map(|(a, b, c, v, d)| format!("{a}\"k%\"{b}:{c}{v}{d}")).boxed();
+            .prop_map(|(a, b, c, v, d)| format!("{a}\"k%\"{b}:{c}{v}{d}"))
+            .boxed();
         let close = || (any::<bool>(), trivia()).prop_map(|(comma, t)| (if comma { "," } else { "" }, t));
         let join = |items: Vec<String>, (comma, t): (&str, String)| {
             let comma = if items.is_empty() { "" } else { comma };
