@@ -1,5 +1,9 @@
-//! The policy engine against what the hosted service was captured doing. Provenance and licence of the
-//! cases: `PROVENANCE.md`.
+//! The policy engine against what the hosted service was captured doing: 471 cases. Provenance, licence
+//! and form of the cases: `PROVENANCE.md`.
 
 #[cfg(test)]
+mod addresses;
+#[cfg(test)]
 mod captured;
+#[cfg(test)]
+mod case;
