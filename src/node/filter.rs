@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use super::packet::{FromPeer, Headers, IpPacket, Permitted, Proto, build_rst, build_rst_onward};
 use crate::wire::FilterRule;
+use build::Budget;
 use flows::{Connections, Flow, Flows, Standing};
 use index::Index;
 pub(crate) use ranges::IpSet;
@@ -134,7 +135,7 @@ impl Filter {
         self.shields_up = shields_up;
         if !same {
             let rules = read(rules, &scope);
-            self.index = build::build(&rules, &scope.local);
+            self.index = build::build(&rules, &scope.local, Budget::NODE);
             self.scope = scope;
             let (bytes, parts) = self.index.size();
             tracing::debug!(rules = rules.len(), bytes, parts, "the packet filter was built");
@@ -278,3 +279,6 @@ fn precheck(h: &Headers) -> Result<(), &'static str> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod naive_tests;

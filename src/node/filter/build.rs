@@ -12,12 +12,22 @@ use super::rows::{RowId, Rows, set_bits};
 use super::rules::{Rule, has_proto};
 use crate::wire::PortRange;
 
-/// Memory of all matrices of a filter together; what does not fit is left out, and so refused.
-const MAX_BYTES: usize = 96 << 20;
-/// Memory of one matrix: a base and so much per rule and range, up to the most.
-const PART_BASE: usize = 64 << 10;
-const PART_PER_ENTRY: usize = 2 << 10;
-const PART_MOST: usize = 32 << 20;
+/// What building may cost.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Budget {
+    /// Bytes of all matrices of a filter together; what does not fit is left out, and so refused.
+    pub(crate) all: usize,
+    /// Bytes of one matrix: a base and so much per rule and range, up to the most.
+    pub(crate) base: usize,
+    pub(crate) per_entry: usize,
+    pub(crate) most: usize,
+}
+
+impl Budget {
+    /// What a node's filter gets.
+    pub(crate) const NODE: Self = Self { all: 96 << 20, base: 64 << 10, per_entry: 2 << 10, most: 32 << 20 };
+}
+
 /// Steps of building one matrix: a base and so many per rule and range.
 const WORK_BASE: usize = 1 << 20;
 const WORK_PER_ENTRY: usize = 1 << 10;
@@ -65,12 +75,11 @@ fn short(n: usize) -> u32 {
 }
 
 /// All rules of a node as matrices. `local` is what the node serves: rules for others are left out.
-pub(crate) fn build(rules: &[Rule], local: &IpSet) -> Index {
-    let mut left = MAX_BYTES;
+pub(crate) fn build(rules: &[Rule], local: &IpSet, mut budget: Budget) -> Index {
     let v4 = Facts::gather(rules, local, IpSet::v4, u32::MAX.into());
     let v6 = Facts::gather(rules, local, IpSet::v6, u128::MAX);
-    let v4 = family(&v4, &mut left, |n| u32::try_from(n).unwrap_or(u32::MAX));
-    let v6 = family(&v6, &mut left, |n| n);
+    let v4 = family(&v4, &mut budget, |n| u32::try_from(n).unwrap_or(u32::MAX));
+    let v6 = family(&v6, &mut budget, |n| n);
     Index { v4, v6 }
 }
 
@@ -110,13 +119,13 @@ impl<'a> Facts<'a> {
     }
 }
 
-fn family<K: Ord + Copy>(facts: &Facts<'_>, left: &mut usize, key: fn(u128) -> K) -> Vec<Part<K>> {
+fn family<K: Ord + Copy>(facts: &Facts<'_>, budget: &mut Budget, key: fn(u128) -> K) -> Vec<Part<K>> {
     let mut parts = Vec::new();
     let mut todo: Vec<&[Target]> = vec![&facts.targets];
     while let Some(targets) = todo.pop().filter(|t| !t.is_empty()) {
-        match Builder::part(facts, targets, *left, key) {
+        match Builder::part(facts, targets, *budget, key) {
             Ok((part, bytes)) => {
-                *left = left.saturating_sub(bytes);
+                budget.all = budget.all.saturating_sub(bytes);
                 parts.push(part);
             }
             Err(TooBig) if targets.len() > 1 => {
@@ -125,7 +134,7 @@ fn family<K: Ord + Copy>(facts: &Facts<'_>, left: &mut usize, key: fn(u128) -> K
             }
             Err(TooBig) => {
                 tracing::warn!(
-                    limit = MAX_BYTES,
+                    left = budget.all,
                     "the packet filter of this network needs more memory than the limit: a rule is left out"
                 );
             }
@@ -196,7 +205,7 @@ impl<'a> Builder<'a> {
     fn part<K: Ord + Copy>(
         facts: &'a Facts<'a>,
         targets: &[Target],
-        left: usize,
+        budget: Budget,
         key: fn(u128) -> K,
     ) -> Result<(Part<K>, usize), TooBig> {
         let used: BTreeSet<u32> = targets.iter().flat_map(|t| [t.set, t.plain]).collect();
@@ -222,7 +231,7 @@ impl<'a> Builder<'a> {
             port_rows: Vec::new(),
             spare: Vec::new(),
             work: WORK_BASE + WORK_PER_ENTRY * entries,
-            bytes: (PART_BASE + PART_PER_ENTRY * entries).min(PART_MOST).min(left),
+            bytes: (budget.base + budget.per_entry * entries).min(budget.most).min(budget.all),
         };
         let (protos, samples) = proto_classes(facts, targets);
         let (dsts, classes, cells, any) = b.destinations(targets, &samples)?;
