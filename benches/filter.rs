@@ -69,14 +69,15 @@ fn make(shape: Shape, count: u32, dice: &mut Dice) -> Vec<FilterRule> {
                     (vec![(n * 2, 0)], (a.min(b), a.max(b)))
                 }
                 Shape::Policy => {
-                    let sources = (0..1 + dice.below(8)).map(|_| (dice.below(devices), dice.below(4)));
+                    let sources: Vec<_> =
+                        (0..1 + dice.below(8)).map(|_| (dice.below(devices), dice.below(4))).collect();
                     let port = 1 + dice.below(30_000) as u16;
                     let ports = match dice.below(20) {
                         0 => (port, port + 100),
                         1 if n % 50 == 0 => (0, 65_535),
                         _ => (port, port),
                     };
-                    (sources.collect(), ports)
+                    (sources, ports)
                 }
             };
             let spelled = |v6| {
