@@ -19,6 +19,7 @@ use rules::Rule;
 
 mod build;
 mod flows;
+mod grid;
 mod index;
 mod ranges;
 mod rows;

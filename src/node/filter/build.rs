@@ -1,23 +1,22 @@
-//! From rules to the decision matrices of `index`. Sources, destinations and ports are cut at every bound
-//! that a rule names, and intervals that the same rules name share one class (told by sums of fixed random
-//! numbers, one per rule). Rows are filled by halving the ports, as in a segment tree. A matrix that would
-//! outgrow its budget is given up and its rules are halved, the wide from the narrow; so neither memory nor
-//! time can explode, whatever control sends.
+//! From rules to the grids of `index`. Destinations are cut at every bound that a rule names, and intervals
+//! that the same rules name share one class (told by sums of fixed random numbers, one per rule); `grid`
+//! does sources and ports. A part that would outgrow its budget is given up and its rules are halved, the
+//! wide from the narrow; so neither memory nor time can explode, whatever control sends.
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::index::{Cell, Index, Part};
+use super::grid::{Pen, Rect};
+use super::index::{Cell, Grid, Index, Part, Starts};
 use super::ranges::{IpSet, Range, overlaps};
-use super::rows::{RowId, Rows, set_bits};
 use super::rules::{Rule, has_proto};
 use crate::wire::PortRange;
 
 /// What building may cost.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget {
-    /// Bytes of all matrices of a filter together; what does not fit is left out, and so refused.
+    /// Bytes of a whole filter; what does not fit is left out, and so refused.
     pub(crate) all: usize,
-    /// Bytes of one matrix: a base and so much per rule and range, up to the most.
+    /// Bytes of one part: a base and so much per rule and range, up to the most.
     pub(crate) base: usize,
     pub(crate) per_entry: usize,
     pub(crate) most: usize,
@@ -28,7 +27,7 @@ impl Budget {
     pub(crate) const NODE: Self = Self { all: 96 << 20, base: 64 << 10, per_entry: 2 << 10, most: 32 << 20 };
 }
 
-/// Steps of building one matrix: a base and so many per rule and range.
+/// Steps of building one part: a base and so many per rule and range.
 const WORK_BASE: usize = 1 << 20;
 const WORK_PER_ENTRY: usize = 1 << 10;
 
@@ -45,8 +44,8 @@ struct Target {
     plain: u32,
 }
 
-/// The matrix would be larger than its budget.
-struct TooBig;
+/// The part would be larger than its budget.
+pub(super) struct TooBig;
 
 /// The rules of one family.
 struct Facts<'a> {
@@ -59,7 +58,7 @@ struct Facts<'a> {
 }
 
 /// A random number of its own for each index (splitmix64 twice): sums of them tell sets apart.
-fn token(n: u32) -> u128 {
+pub(super) fn token(n: u32) -> u128 {
     let mix = |seed: u64| {
         let mut z = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -70,11 +69,11 @@ fn token(n: u32) -> u128 {
     mix(2 * n + 1) << 64 | mix(2 * n + 2)
 }
 
-fn short(n: usize) -> u32 {
+pub(super) fn short(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-/// All rules of a node as matrices. `local` is what the node serves: rules for others are left out.
+/// All rules of a node, compiled. `local` is what the node serves: rules for others are left out.
 pub(crate) fn build(rules: &[Rule], local: &IpSet, mut budget: Budget) -> Index {
     let v4 = Facts::gather(rules, local, IpSet::v4, u32::MAX.into());
     let v6 = Facts::gather(rules, local, IpSet::v6, u128::MAX);
@@ -124,8 +123,8 @@ fn family<K: Ord + Copy>(facts: &Facts<'_>, budget: &mut Budget, key: fn(u128) -
     let mut todo: Vec<&[Target]> = vec![&facts.targets];
     while let Some(targets) = todo.pop().filter(|t| !t.is_empty()) {
         match Builder::part(facts, targets, *budget, key) {
-            Ok((part, bytes)) => {
-                budget.all = budget.all.saturating_sub(bytes);
+            Ok(part) => {
+                budget.all = budget.all.saturating_sub(part.bytes());
                 parts.push(part);
             }
             Err(TooBig) if targets.len() > 1 => {
@@ -180,34 +179,31 @@ impl Facts<'_> {
     }
 }
 
-/// A range of port intervals and the set that may reach them.
-type Span = (u32, u32, u32);
-
-/// One matrix in the making.
-struct Builder<'a> {
+/// One part in the making.
+struct Builder<'a, K> {
     facts: &'a Facts<'a>,
-    /// Columns of each set, as runs.
-    columns: Vec<Vec<(u32, u32)>>,
-    words: usize,
-    rows: Rows,
-    /// Rows by the sum of the tokens of their sets.
-    known_rows: HashMap<u128, RowId>,
+    key: fn(u128) -> K,
+    /// Source intervals of the part, and the intervals of each set of sources, as runs.
+    srcs: &'a [K],
+    columns: &'a [Vec<(u32, u32)>],
+    pen: Pen,
+    grids: Vec<Grid<K>>,
+    sets: Vec<Vec<K>>,
+    /// Sets of sources by the sum of the tokens of what they unite.
+    known_sets: HashMap<u128, u32>,
     /// Cells by the sum of the tokens of their targets.
     known_cells: HashMap<u128, Cell>,
-    ports: Vec<u16>,
-    port_rows: Vec<RowId>,
-    spare: Vec<Vec<u64>>,
     work: usize,
     bytes: usize,
 }
 
-impl<'a> Builder<'a> {
-    fn part<K: Ord + Copy>(
+impl<'a, K: Ord + Copy> Builder<'a, K> {
+    fn part(
         facts: &'a Facts<'a>,
         targets: &[Target],
         budget: Budget,
         key: fn(u128) -> K,
-    ) -> Result<(Part<K>, usize), TooBig> {
+    ) -> Result<Part<K>, TooBig> {
         let used: BTreeSet<u32> = targets.iter().flat_map(|t| [t.set, t.plain]).collect();
         let ranges = |set: u32| facts.sets.get(set as usize).copied().unwrap_or_default();
         let entries = targets.len() + used.iter().map(|s| ranges(*s).len()).sum::<usize>();
@@ -220,55 +216,38 @@ impl<'a> Builder<'a> {
                 runs.extend(ranges(*set).iter().map(|(first, last)| (column(*first), end(*last))));
             }
         }
-        let mut b = Builder {
+        let srcs: Vec<K> = srcs.into_iter().map(key).collect();
+        let b = Builder {
             facts,
-            columns,
-            words: srcs.len().div_ceil(64),
-            rows: Rows::default(),
-            known_rows: HashMap::from([(0, 0)]),
-            known_cells: HashMap::from([(0, Cell::default())]),
-            ports: Vec::new(),
-            port_rows: Vec::new(),
-            spare: Vec::new(),
+            key,
+            srcs: &srcs,
+            columns: &columns,
+            pen: Pen::new(srcs.len()),
+            grids: Vec::new(),
+            sets: vec![Vec::new()],
+            known_sets: HashMap::from([(0, 0)]),
+            known_cells: HashMap::new(),
             work: WORK_BASE + WORK_PER_ENTRY * entries,
             bytes: (budget.base + budget.per_entry * entries).min(budget.most).min(budget.all),
         };
         let (protos, samples) = proto_classes(facts, targets);
-        let (dsts, classes, cells, any) = b.destinations(targets, &samples)?;
-        b.rows.shrink();
-        let spent = b.rows.bytes()
-            + b.ports.len() * 6
-            + (srcs.len() + dsts.len()) * (size_of::<K>() + 4)
-            + cells.len() * size_of::<Cell>();
-        let part = Part {
-            srcs: srcs.into_iter().map(key).collect(),
-            dsts: dsts.into_iter().map(key).collect(),
-            classes,
-            protos,
-            width: samples.len(),
-            cells,
-            any,
-            ports: b.ports,
-            port_rows: b.port_rows,
-            rows: b.rows,
-        };
-        Ok((part, spent))
+        b.destinations(targets, protos, &samples)
     }
 
-    /// Pays for steps, and looks whether the matrix is still small enough.
-    fn spend(&mut self, steps: usize, cells: usize) -> Result<(), TooBig> {
+    /// Pays for steps and for memory.
+    fn spend(&mut self, steps: usize, bytes: usize) -> Result<(), TooBig> {
         self.work = self.work.checked_sub(steps).ok_or(TooBig)?;
-        let size = self.rows.bytes() + self.ports.len() * 6 + cells * size_of::<Cell>();
-        if size > self.bytes { Err(TooBig) } else { Ok(()) }
+        self.bytes = self.bytes.checked_sub(bytes).ok_or(TooBig)?;
+        Ok(())
     }
 
     /// Sweeps over the destinations: their intervals, the class of each, and what each class knows.
-    #[expect(clippy::type_complexity, reason = "the columns of a Part, made together")]
     fn destinations(
-        &mut self,
+        mut self,
         targets: &[Target],
+        protos: [u8; 256],
         samples: &[u8],
-    ) -> Result<(Vec<u128>, Vec<u32>, Vec<Cell>, Vec<RowId>), TooBig> {
+    ) -> Result<Part<K>, TooBig> {
         let dsts = starts(targets.iter().flat_map(|t| bounds(&t.dst)).collect(), self.facts.last);
         let mut events: Vec<(u128, bool, u32)> = Vec::with_capacity(targets.len() * 2);
         for (n, t) in targets.iter().enumerate() {
@@ -279,8 +258,9 @@ impl<'a> Builder<'a> {
         let mut events = events.into_iter().peekable();
         let (mut active, mut sum) = (BTreeSet::new(), 0_u128);
         // Class 0 is for destinations nobody may reach.
-        let mut known: HashMap<u128, u32> = HashMap::from([(0, 0)]);
-        let (mut cells, mut any) = (vec![Cell::default(); samples.len()], vec![0]);
+        let mut known: HashMap<u128, u32> = HashMap::new();
+        let (mut cells, mut any) = (Vec::new(), Vec::new());
+        self.class(&[], samples, &mut cells, &mut any)?;
         let mut classes = Vec::with_capacity(dsts.len());
         for (at, start) in dsts.iter().enumerate() {
             while let Some((_, begins, n)) = events.next_if(|e| e.0 == *start) {
@@ -293,23 +273,22 @@ impl<'a> Builder<'a> {
                 }
             }
             let last = dsts.get(at + 1).map_or(u128::MAX, |next| next - 1);
-            if !overlaps(self.facts.local, (*start, last)) {
-                classes.push(0);
-                continue;
-            }
-            let class = match known.get(&sum) {
-                Some(class) => *class,
-                None => {
-                    let list: Vec<(u32, Target)> =
-                        active.iter().filter_map(|n| Some((*n, *targets.get(*n as usize)?))).collect();
-                    self.class(&list, samples, &mut cells, &mut any)?;
-                    short(any.len() - 1)
-                }
+            let class = if active.is_empty() || !overlaps(self.facts.local, (*start, last)) {
+                0
+            } else if let Some(class) = known.get(&sum) {
+                *class
+            } else {
+                let list: Vec<(u32, Target)> =
+                    active.iter().filter_map(|n| Some((*n, *targets.get(*n as usize)?))).collect();
+                self.class(&list, samples, &mut cells, &mut any)?;
+                known.insert(sum, short(any.len() - 1));
+                short(any.len() - 1)
             };
-            known.insert(sum, class);
             classes.push(class);
         }
-        Ok((dsts, classes, cells, any))
+        let dsts = Starts::new(dsts.into_iter().map(self.key).collect());
+        let (sets, grids) = (self.sets, self.grids);
+        Ok(Part { dsts, classes, protos, width: samples.len(), cells, any, sets, grids })
     }
 
     /// One class of destinations: a cell for each class of protocols.
@@ -318,11 +297,11 @@ impl<'a> Builder<'a> {
         active: &[(u32, Target)],
         samples: &[u8],
         cells: &mut Vec<Cell>,
-        any: &mut Vec<RowId>,
+        any: &mut Vec<u32>,
     ) -> Result<(), TooBig> {
         any.push(self.union(active.iter().map(|(_, t)| t.set))?);
         for proto in samples {
-            self.spend(active.len(), cells.len())?;
+            self.spend(active.len(), size_of::<Cell>())?;
             let named = active.iter().filter(|(_, t)| self.facts.has_proto(t.mask, *proto));
             let sum = named.clone().fold(0_u128, |sum, (n, _)| sum.wrapping_add(token(*n)));
             let cell = match self.known_cells.get(&sum) {
@@ -341,93 +320,45 @@ impl<'a> Builder<'a> {
     fn cell(&mut self, named: &[Target]) -> Result<Cell, TooBig> {
         let all = (0, u32::from(PortRange::ANY.last) + 1);
         let portless = self.union(named.iter().filter(|t| t.ports == all).map(|t| t.plain))?;
-        let mut cuts: Vec<u32> = named.iter().flat_map(|t| [t.ports.0, t.ports.1]).collect();
-        cuts.push(0);
-        cuts.sort_unstable();
-        cuts.dedup();
-        cuts.retain(|c| *c < all.1);
-        let place = |port: u32| short(cuts.partition_point(|c| *c < port));
-        let spans = named.iter().map(|t| (place(t.ports.0), place(t.ports.1), t.set)).collect();
-        let from = short(self.ports.len());
-        let nobody = vec![0; self.words];
-        self.fill((0, short(cuts.len())), spans, (&nobody, 0), (&cuts, from))?;
-        Ok(Cell { from, to: short(self.ports.len()), portless })
+        let runs = |set: u32| self.columns.get(set as usize).map_or(&[][..], Vec::as_slice);
+        let count: usize = named.iter().map(|t| runs(t.set).len()).sum();
+        self.spend(count * 4, 0)?;
+        let runs = |set: u32| self.columns.get(set as usize).map_or(&[][..], Vec::as_slice);
+        let mut rects: Vec<Rect> = Vec::with_capacity(count);
+        for t in named {
+            rects.extend(runs(t.set).iter().map(|(from, to)| Rect { srcs: (*from, *to), ports: t.ports }));
+        }
+        let grid = self.pen.grid(rects, self.srcs, (&mut self.work, self.bytes))?;
+        self.spend(0, grid.bytes())?;
+        self.grids.push(grid);
+        Ok(Cell { grid: short(self.grids.len() - 1), portless })
     }
 
-    /// Writes the rows of the port intervals `lo..hi`, where `spans` touch and `above` is let in already.
-    fn fill(
-        &mut self,
-        (lo, hi): (u32, u32),
-        spans: Vec<Span>,
-        above: (&[u64], u128),
-        out: (&[u32], u32),
-    ) -> Result<(), TooBig> {
-        self.spend(spans.len() + 1, 0)?;
-        let (whole, part): (Vec<Span>, Vec<Span>) = spans.into_iter().partition(|s| s.0 <= lo && hi <= s.1);
-        let mut sets: Vec<u32> = whole.iter().map(|s| s.2).collect();
-        sets.sort_unstable();
-        sets.dedup();
-        let sum = sets.iter().fold(above.1, |sum, s| sum.wrapping_add(token(*s)));
-        if part.is_empty()
-            && let Some(row) = self.known_rows.get(&sum)
-        {
-            self.emit(lo, *row, out);
-            return Ok(());
-        }
-        let mut own = self.spare.pop().unwrap_or_default();
-        own.clear();
-        own.extend_from_slice(above.0);
-        self.admit(&mut own, &sets)?;
-        if part.is_empty() {
-            let row = self.rows.push(&own);
-            self.known_rows.insert(sum, row);
-            self.emit(lo, row, out);
-        } else {
-            let mid = lo.midpoint(hi);
-            for (lo, hi) in [(lo, mid), (mid, hi)] {
-                let inside = part.iter().filter(|s| s.0 < hi && lo < s.1).copied().collect();
-                self.fill((lo, hi), inside, (&own, sum), out)?;
-            }
-        }
-        self.spare.push(own);
-        Ok(())
-    }
-
-    /// Adds the columns of sets to a mask.
-    fn admit(&mut self, mask: &mut [u64], sets: &[u32]) -> Result<(), TooBig> {
-        let mut steps = self.words / 8;
-        for set in sets {
-            for (first, end) in self.columns.get(*set as usize).into_iter().flatten() {
-                set_bits(mask, *first, *end);
-                steps += 1 + (*end - *first) as usize / 512;
-            }
-        }
-        self.spend(steps, 0)
-    }
-
-    /// Port interval `lo` and the following have this row.
-    fn emit(&mut self, lo: u32, row: RowId, (cuts, from): (&[u32], u32)) {
-        let first = self.ports.len() == from as usize;
-        if first || self.port_rows.last() != Some(&row) {
-            let start = cuts.get(lo as usize).and_then(|c| u16::try_from(*c).ok());
-            self.ports.push(start.unwrap_or(u16::MAX));
-            self.port_rows.push(row);
-        }
-    }
-
-    /// The row of all these sets together.
-    fn union(&mut self, sets: impl Iterator<Item = u32>) -> Result<RowId, TooBig> {
+    /// The sources of all these sets together.
+    fn union(&mut self, sets: impl Iterator<Item = u32>) -> Result<u32, TooBig> {
         let mut sets: Vec<u32> = sets.collect();
         sets.sort_unstable();
         sets.dedup();
         let sum = sets.iter().fold(0_u128, |sum, s| sum.wrapping_add(token(*s)));
-        if let Some(row) = self.known_rows.get(&sum) {
-            return Ok(*row);
+        if let Some(set) = self.known_sets.get(&sum) {
+            return Ok(*set);
         }
-        let mut mask = vec![0; self.words];
-        self.admit(&mut mask, &sets)?;
-        let row = self.rows.push(&mask);
-        self.known_rows.insert(sum, row);
-        Ok(row)
+        let mut runs: Vec<(u32, u32)> =
+            sets.iter().filter_map(|s| self.columns.get(*s as usize)).flatten().copied().collect();
+        runs.sort_unstable();
+        runs.dedup_by(|next, kept| {
+            let touches = next.0 <= kept.1;
+            if touches {
+                kept.1 = kept.1.max(next.1);
+            }
+            touches
+        });
+        self.spend(runs.len() * 4, runs.len() * 2 * size_of::<K>())?;
+        // The end of a run at the family's end is no column: membership then just does not end.
+        let edges = runs.iter().flat_map(|(from, to)| [*from, *to]);
+        self.sets.push(edges.filter_map(|c| self.srcs.get(c as usize)).copied().collect());
+        let set = short(self.sets.len() - 1);
+        self.known_sets.insert(sum, set);
+        Ok(set)
     }
 }
