@@ -156,8 +156,8 @@ fn bounds(range: &Range) -> impl Iterator<Item = u128> + use<> {
     [Some(range.0), range.1.checked_add(1)].into_iter().flatten()
 }
 
-/// Which protocols are told apart: the class of each, and one of each class.
-fn proto_classes(facts: &Facts<'_>, targets: &[Target]) -> ([u8; 256], Vec<u8>) {
+/// Which protocols are told apart: the class of each, and of each class one and whether any has ports.
+fn proto_classes(facts: &Facts<'_>, targets: &[Target]) -> ([u8; 256], Vec<(u8, bool)>) {
     let used: BTreeSet<u32> = targets.iter().map(|t| t.mask).collect();
     let (mut classes, mut samples) = ([0_u8; 256], Vec::new());
     let mut known: HashMap<u128, u8> = HashMap::new();
@@ -165,10 +165,16 @@ fn proto_classes(facts: &Facts<'_>, targets: &[Target]) -> ([u8; 256], Vec<u8>) 
         let named = used.iter().filter(|m| facts.has_proto(**m, proto));
         let sum = named.fold(0_u128, |sum, m| sum.wrapping_add(token(*m)));
         *class = *known.entry(sum).or_insert_with(|| {
-            samples.push(proto);
+            samples.push((proto, false));
             // At most 256 protocols make at most 256 classes.
             u8::try_from(samples.len() - 1).unwrap_or(u8::MAX)
         });
+    }
+    // TCP, UDP and SCTP.
+    for class in [6, 17, 132].iter().filter_map(|proto: &usize| classes.get(*proto)) {
+        if let Some((_, ports)) = samples.get_mut(usize::from(*class)) {
+            *ports = true;
+        }
     }
     (classes, samples)
 }
@@ -191,8 +197,8 @@ struct Builder<'a, K> {
     sets: Vec<Vec<K>>,
     /// Sets of sources by the sum of the tokens of what they unite.
     known_sets: HashMap<u128, u32>,
-    /// Cells by the sum of the tokens of their targets.
-    known_cells: HashMap<u128, Cell>,
+    /// Cells by the sum of the tokens of their targets, and whether ports count in them.
+    known_cells: HashMap<(u128, bool), Cell>,
     work: usize,
     bytes: usize,
 }
@@ -217,7 +223,7 @@ impl<'a, K: Ord + Copy> Builder<'a, K> {
             }
         }
         let srcs: Vec<K> = srcs.into_iter().map(key).collect();
-        let b = Builder {
+        let mut b = Builder {
             facts,
             key,
             srcs: &srcs,
@@ -230,6 +236,9 @@ impl<'a, K: Ord + Copy> Builder<'a, K> {
             work: WORK_BASE + WORK_PER_ENTRY * entries,
             bytes: (budget.base + budget.per_entry * entries).min(budget.most).min(budget.all),
         };
+        // Grid 0 is for cells without ports.
+        let empty = b.pen.grid(Vec::new(), b.srcs, (&mut b.work, b.bytes))?;
+        b.grids.push(empty);
         let (protos, samples) = proto_classes(facts, targets);
         b.destinations(targets, protos, &samples)
     }
@@ -246,7 +255,7 @@ impl<'a, K: Ord + Copy> Builder<'a, K> {
         mut self,
         targets: &[Target],
         protos: [u8; 256],
-        samples: &[u8],
+        samples: &[(u8, bool)],
     ) -> Result<Part<K>, TooBig> {
         let dsts = starts(targets.iter().flat_map(|t| bounds(&t.dst)).collect(), self.facts.last);
         let mut events: Vec<(u128, bool, u32)> = Vec::with_capacity(targets.len() * 2);
@@ -295,31 +304,34 @@ impl<'a, K: Ord + Copy> Builder<'a, K> {
     fn class(
         &mut self,
         active: &[(u32, Target)],
-        samples: &[u8],
+        samples: &[(u8, bool)],
         cells: &mut Vec<Cell>,
         any: &mut Vec<u32>,
     ) -> Result<(), TooBig> {
         any.push(self.union(active.iter().map(|(_, t)| t.set))?);
-        for proto in samples {
+        for (proto, ports) in samples {
             self.spend(active.len(), size_of::<Cell>())?;
             let named = active.iter().filter(|(_, t)| self.facts.has_proto(t.mask, *proto));
             let sum = named.clone().fold(0_u128, |sum, (n, _)| sum.wrapping_add(token(*n)));
-            let cell = match self.known_cells.get(&sum) {
+            let cell = match self.known_cells.get(&(sum, *ports)) {
                 Some(cell) => *cell,
                 None => {
                     let named: Vec<Target> = named.map(|(_, t)| *t).collect();
-                    self.cell(&named)?
+                    self.cell(&named, *ports)?
                 }
             };
-            self.known_cells.insert(sum, cell);
+            self.known_cells.insert((sum, *ports), cell);
             cells.push(cell);
         }
         Ok(())
     }
 
-    fn cell(&mut self, named: &[Target]) -> Result<Cell, TooBig> {
+    fn cell(&mut self, named: &[Target], ports: bool) -> Result<Cell, TooBig> {
         let all = (0, u32::from(PortRange::ANY.last) + 1);
         let portless = self.union(named.iter().filter(|t| t.ports == all).map(|t| t.plain))?;
+        if named.is_empty() || !ports {
+            return Ok(Cell { grid: 0, portless });
+        }
         let runs = |set: u32| self.columns.get(set as usize).map_or(&[][..], Vec::as_slice);
         let count: usize = named.iter().map(|t| runs(t.set).len()).sum();
         self.spend(count * 4, 0)?;
