@@ -95,7 +95,7 @@ fn make(shape: Shape, count: u32, dice: &mut Dice) -> Vec<FilterRule> {
             let to = |ip: IpAddr| NetPortRange { ip: ip.to_string(), ports };
             let protos = [vec![], vec![6], vec![17], vec![6, 17]];
             FilterRule {
-                src_ips: spelled(false).chain(spelled(true)).collect::<Vec<_>>().into(),
+                src_ips: spelled(false).chain(spelled(true)).collect(),
                 dst_ports: vec![to(Ipv4Addr::from_bits(ME_V4).into()), to(Ipv6Addr::from_bits(ME_V6).into())],
                 ip_proto: protos[dice.below(4) as usize].clone(),
                 ..FilterRule::default()

@@ -100,7 +100,7 @@ fn some_rule() -> impl Strategy<Value = FilterRule> {
             } else {
                 Vec::new()
             };
-            FilterRule { src_ips: src_ips.into(), dst_ports, ip_proto, cap_grant }
+            FilterRule { src_ips, dst_ports, ip_proto, cap_grant }
         })
 }
 
@@ -198,7 +198,7 @@ fn a_filter_of_several_parts_equals_a_naive_one() {
         let (one, last) = (IpAddr::V4(one.into()), IpAddr::V4(last.into()));
         let sources = if n % 3 == 0 { format!("{one}-{last}") } else { one.to_string() };
         rules.push(FilterRule {
-            src_ips: vec![sources].into(),
+            src_ips: vec![sources],
             dst_ports: vec![NetPortRange {
                 ip: format!("{from}-{to}"),
                 ports: PortRange { first, last: first + more },
