@@ -2,7 +2,7 @@
 //! equal, and the cost of building it. `cargo bench --bench filter`; prints a table, asserts equality.
 //!
 //! The filter is no public part of the library: its files are taken in as they are.
-#![allow(missing_docs, dead_code, unreachable_pub, unused_qualifications)]
+#![allow(missing_docs, dead_code, unused_imports, unreachable_pub, unused_qualifications)]
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods)]
 
 #[path = "../src/node/filter/build.rs"]
