@@ -6,6 +6,7 @@ mod alias;
 pub mod ast;
 mod check;
 mod compile;
+pub mod explain;
 mod ground;
 mod plan;
 mod render;
@@ -16,6 +17,7 @@ mod ports;
 mod posture;
 mod ranges;
 mod resolve;
+pub mod stats;
 mod syntax;
 #[cfg(test)]
 mod tests;
@@ -283,6 +285,18 @@ impl Compiled {
     #[must_use]
     pub fn via_groups(&self) -> Vec<(IpNet, Vec<NodeId>)> {
         self.inner.via_groups()
+    }
+
+    /// Whether and why one end may reach the other.
+    #[must_use]
+    pub fn explain(&self, question: &explain::Question) -> explain::Explanation {
+        explain::explain(self, question)
+    }
+
+    /// The policy in numbers, for the world it is compiled for.
+    #[must_use]
+    pub fn stats(&self) -> stats::PolicyStats {
+        stats::stats(self)
     }
 
     /// All peers of `node` in order of id, without itself.
