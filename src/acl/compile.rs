@@ -116,6 +116,8 @@ pub(super) struct Inner {
     /// Filters that whole classes share.
     pub(super) shared: Mutex<HashMap<usize, Arc<[FilterRule]>>>,
     own: Mutex<HashMap<(UserId, Id), Arc<OwnList>>>,
+    /// SSH, attributes, automatic approval.
+    pub(super) sections: super::Sections,
 }
 
 /// Compiles `plan` for `world`.
@@ -130,7 +132,8 @@ pub(super) fn compile(file: &Arc<File>, plan: &Arc<Plan>, world: &World) -> Inne
     let (mut srcs, mut dsts, mut kept) =
         (vec![Vec::new(); count], vec![Vec::new(); count], vec![Vec::new(); count]);
     for ((id, name), state) in (0..).zip(&plan.names).zip(&names) {
-        let sides: &mut Vec<Vec<Id>> = if matches!(name.form, Form::Source(_)) { &mut srcs } else { &mut dsts };
+        let sides: &mut Vec<Vec<Id>> =
+            if matches!(name.form, Form::Source(_)) { &mut srcs } else { &mut dsts };
         note(sides, &state.side, id);
         note(&mut kept, &state.keep, id);
     }
@@ -146,6 +149,7 @@ pub(super) fn compile(file: &Arc<File>, plan: &Arc<Plan>, world: &World) -> Inne
         reach: Reach::default(),
         shared: Mutex::default(),
         own: Mutex::default(),
+        sections: super::Sections::default(),
         ground,
     };
     for ((srcs, dsts), kept) in srcs.into_iter().zip(dsts).zip(kept) {
@@ -253,7 +257,8 @@ impl<'a> States<'a> {
         };
         match &name.shape {
             Shape::Nodes => {
-                let nodes = alike.entry((&name.alias, 0)).or_insert_with(|| self.resolver.bearers(&name.alias));
+                let nodes =
+                    alike.entry((&name.alias, 0)).or_insert_with(|| self.resolver.bearers(&name.alias));
                 [nodes.clone(), nodes.clone()]
             }
             Shape::Everything => [self.ground.all.clone(), self.ground.all.clone()],
@@ -352,14 +357,7 @@ impl Inner {
         out
     }
 
-    fn touch(
-        &self,
-        ground: &Ground,
-        node: &GroundNode,
-        id: Id,
-        bears: bool,
-        out: &mut BTreeMap<Id, Touch>,
-    ) {
+    fn touch(&self, ground: &Ground, node: &GroundNode, id: Id, bears: bool, out: &mut BTreeMap<Id, Touch>) {
         let Some(name) = self.plan.names.get(id as usize) else {
             return;
         };
@@ -479,6 +477,7 @@ impl Inner {
             reach: Reach::default(),
             shared: Mutex::default(),
             own: Mutex::default(),
+            sections: super::Sections::default(),
             ground,
         };
         out.own_sources = out.own_sources();
@@ -583,9 +582,8 @@ impl Inner {
     }
 
     fn node_names(&self, touches: &BTreeMap<Id, Touch>) -> NodeNames {
-        let is_source = |id: &Id| {
-            self.plan.names.get(*id as usize).is_some_and(|n| matches!(n.form, Form::Source(_)))
-        };
+        let is_source =
+            |id: &Id| self.plan.names.get(*id as usize).is_some_and(|n| matches!(n.form, Form::Source(_)));
         let side = touches.iter().filter(|(_, t)| t.side).map(|(id, _)| *id);
         let (srcs, dsts): (Vec<Id>, Vec<Id>) = side.partition(is_source);
         let kept = touches.iter().filter(|(_, t)| t.keep).map(|(id, _)| *id).collect();
@@ -737,9 +735,8 @@ impl Next {
                 let names = plan.lists.get(list as usize).into_iter().flatten();
                 names.into_iter().any(|n| touches.get(n).is_some_and(|t| t.families != [false; 2]))
             };
-            let hash = |end: Option<(usize, &GroundNode)>, on: bool| {
-                end.filter(|_| on).map_or(0, |(_, n)| n.hash)
-            };
+            let hash =
+                |end: Option<(usize, &GroundNode)>, on: bool| end.filter(|_| on).map_or(0, |(_, n)| n.hash);
             let swap = hash(was, on(before)) ^ hash(is, on(after));
             *self.swapped.entry(list).or_default() ^= swap;
         }

@@ -3,20 +3,23 @@
 //! [`Policy::compile`] makes a [`Compiled`], and only a [`Compiled`] reaches the mapper.
 
 mod alias;
+mod approve;
+mod asserts;
 pub mod ast;
+mod attrs;
 mod check;
 mod compile;
+mod error;
 pub mod explain;
 mod ground;
-mod plan;
-mod render;
-
-mod error;
 mod hujson;
+mod plan;
 mod ports;
 mod posture;
 mod ranges;
+mod render;
 mod resolve;
+mod ssh;
 pub mod stats;
 mod syntax;
 #[cfg(test)]
@@ -25,7 +28,7 @@ mod visible;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -33,6 +36,8 @@ use serde::Serialize;
 use crate::keys::{NodeId, UserId};
 use crate::model::{Owner, Role, Tag};
 use crate::wire::FilterRule;
+
+use compile::Inner;
 
 /// One fault of a policy text, with its place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -142,20 +147,21 @@ impl Policy {
     /// Faults that only show against the users there are (a name nobody has), as warnings.
     #[must_use]
     pub fn warnings(&self, world: &World) -> Vec<PolicyError> {
-        check::warnings(&self.file, &self.lines, world)
+        check::warnings(&self.file, &self.lines, &self.notes, world)
     }
 
     /// Faults that only show against the tailnet and stop the policy: a mail domain that is not the
     /// tailnet's. Failing tests are [`Compiled::failing_tests`].
     #[must_use]
-    pub fn mistakes(&self, _world: &World) -> Vec<PolicyError> {
-        Vec::new()
+    pub fn mistakes(&self, world: &World) -> Vec<PolicyError> {
+        check::mistakes(&self.file, &self.lines, world)
     }
 
     /// Resolves and compiles for `world`. Names that match nobody resolve to nothing.
     #[must_use]
     pub fn compile(&self, world: &World) -> Compiled {
-        Compiled { inner: Arc::new(compile::compile(&self.file, &self.plan, world)) }
+        let inner = Arc::new(compile::compile(&self.file, &self.plan, world));
+        Compiled { inner, lines: self.lines.clone() }
     }
 
     /// The policy as written.
@@ -170,10 +176,11 @@ impl Policy {
         self.file.tag_owners.contains_key(tag)
     }
 
-    /// Whether `user` may apply `tag` (owner lists, groups, owner tags held in `held`). A held tag
+    /// Whether `user` may apply `tag` (owner lists, groups, roles, owner tags held in `held`). A held tag
     /// that is declared may be applied again.
     #[must_use]
-    pub fn may_apply(&self, tag: &Tag, user: Option<&str>, held: &[Tag]) -> bool {
+    pub fn may_apply(&self, tag: &Tag, user: Option<(&str, Role)>, held: &[Tag]) -> bool {
+        let (name, role) = user.unzip();
         let mut seen: BTreeSet<&Tag> = BTreeSet::new();
         let mut open = vec![tag];
         while let Some(tag) = open.pop() {
@@ -188,15 +195,16 @@ impl Policy {
             }
             for owner in &owners.value {
                 let owns = match &owner.value {
-                    ast::Alias::User(name) => user == Some(name.as_str()),
+                    ast::Alias::User(owner) => name == Some(owner.as_str()),
                     ast::Alias::Member => user.is_some(),
-                    ast::Alias::Group(name) => self
+                    ast::Alias::Role(owner) => role.is_some_and(|r| r.is(*owner)),
+                    ast::Alias::Group(group) => self
                         .file
                         .groups
-                        .get(name)
+                        .get(group)
                         .into_iter()
                         .flat_map(|g| &g.value)
-                        .any(|member| user == Some(member.value.as_str())),
+                        .any(|member| name == Some(member.value.as_str())),
                     ast::Alias::Tag(by) => {
                         open.push(by);
                         false
@@ -215,7 +223,16 @@ impl Policy {
 /// A policy in force for one world. Immutable; queries take no locks.
 #[derive(Debug, Clone)]
 pub struct Compiled {
-    inner: Arc<compile::Inner>,
+    inner: Arc<Inner>,
+    lines: Arc<error::Lines>,
+}
+
+/// Sections that are resolved when first asked for.
+#[derive(Debug, Default)]
+struct Sections {
+    ssh: OnceLock<ssh::Table>,
+    attrs: OnceLock<attrs::Table>,
+    approve: OnceLock<approve::Table>,
 }
 
 impl Compiled {
@@ -235,50 +252,90 @@ impl Compiled {
     #[must_use]
     pub fn update(&self, change: &WorldChange) -> (Self, Touched) {
         let (inner, touched) = self.inner.update(change);
-        (Self { inner: Arc::new(inner) }, touched)
+        (Self { inner: Arc::new(inner), lines: self.lines.clone() }, touched)
     }
 
-    /// The SSH rules of `node`; none is no SSH at all. `base` is the server's URL, for checks.
+    fn ssh(&self) -> &ssh::Table {
+        let Inner { file, ground, sections, .. } = &*self.inner;
+        sections.ssh.get_or_init(|| ssh::Table::new(file, ground))
+    }
+
+    fn attrs(&self) -> &attrs::Table {
+        let Inner { file, ground, sections, .. } = &*self.inner;
+        sections.attrs.get_or_init(|| attrs::Table::new(file, ground))
+    }
+
+    fn approve(&self) -> &approve::Table {
+        let Inner { file, ground, sections, .. } = &*self.inner;
+        sections.approve.get_or_init(|| approve::Table::new(file, ground))
+    }
+
+    fn slot(&self, node: NodeId) -> Option<usize> {
+        self.inner.ground.index.get(&node).copied()
+    }
+
+    /// The SSH rules of `node` as the hosted service sends them; none is no SSH at all. `base` is the
+    /// server's URL, for checks. What clients of this server get is [`Compiled::client_ssh_rules`].
     #[must_use]
-    pub fn ssh_rules(&self, _node: NodeId, _base: &str) -> Vec<crate::wire::SshRule> {
-        Vec::new()
+    pub fn ssh_rules(&self, node: NodeId, base: &str) -> Vec<crate::wire::SshRule> {
+        let rules = |slot| self.ssh().rules(&self.inner.ground, slot, ssh::Checks::Delegate(base));
+        self.slot(node).map_or_else(Vec::new, rules)
+    }
+
+    /// The SSH rules of `node` for a client of this server: a check refuses with a sentence, because
+    /// check mode does not exist yet.
+    #[must_use]
+    pub fn client_ssh_rules(&self, node: NodeId) -> Vec<crate::wire::SshRule> {
+        let rules = |slot| self.ssh().rules(&self.inner.ground, slot, ssh::Checks::Refuse);
+        self.slot(node).map_or_else(Vec::new, rules)
     }
 
     /// The capabilities `node` is told about itself: the baseline, its roles, its attributes.
     #[must_use]
-    pub fn self_caps(&self, _node: NodeId) -> crate::wire::CapMap {
-        crate::wire::CapMap::new()
+    pub fn self_caps(&self, node: NodeId) -> crate::wire::CapMap {
+        let caps = |slot| self.attrs().self_caps(&self.inner.ground, slot);
+        self.slot(node).map_or_else(Default::default, caps)
     }
 
     /// The capabilities others are told about `node`.
     #[must_use]
-    pub fn peer_caps(&self, _node: NodeId) -> crate::wire::CapMap {
-        crate::wire::CapMap::new()
+    pub fn peer_caps(&self, node: NodeId) -> crate::wire::CapMap {
+        let caps = |slot| self.attrs().peer_caps(&self.inner.ground, slot);
+        self.slot(node).map_or_else(Default::default, caps)
     }
 
     /// Whether `node` is without IPv4: by attribute, or by the policy's `disableIPv4`.
     #[must_use]
-    pub fn without_ipv4(&self, _node: NodeId) -> bool {
-        false
+    pub fn without_ipv4(&self, node: NodeId) -> bool {
+        self.slot(node).is_some_and(|slot| self.attrs().without_ipv4(slot))
     }
 
     /// The networks new addresses of `node` come from; empty is the server's own pool.
     #[must_use]
-    pub fn ip_pool(&self, _node: NodeId) -> Vec<IpNet> {
-        Vec::new()
+    pub fn ip_pool(&self, node: NodeId) -> Vec<IpNet> {
+        self.slot(node).map_or_else(Vec::new, |slot| self.attrs().ip_pool(slot))
     }
 
     /// Which of `offered` the policy approves for `node`, sorted.
     #[must_use]
-    pub fn auto_approved(&self, _node: NodeId, _offered: &[IpNet]) -> Vec<IpNet> {
-        Vec::new()
+    pub fn auto_approved(&self, node: NodeId, offered: &[IpNet]) -> Vec<IpNet> {
+        self.slot(node).map_or_else(Vec::new, |slot| self.approve().approved(slot, offered))
     }
 
-    /// `tests` and `sshTests` that do not hold in this world, in order; each message contains the hosted
-    /// service's text.
+    /// `tests` and `sshTests` that do not hold in this world, in order, at most 50; each message contains
+    /// the hosted service's text.
     #[must_use]
     pub fn failing_tests(&self) -> Vec<PolicyError> {
-        Vec::new()
+        let Inner { file, ground, .. } = &*self.inner;
+        asserts::run(file, ground, &self.lines, || self.ssh()).failed
+    }
+
+    /// Tests that hold to the letter and less than they say: a `deny` that keeps out only some of its
+    /// sources. At most 50, as warnings.
+    #[must_use]
+    pub fn doubtful_tests(&self) -> Vec<PolicyError> {
+        let Inner { file, ground, .. } = &*self.inner;
+        asserts::run(file, ground, &self.lines, || self.ssh()).doubts
     }
 
     /// Routes that are steered by `via`: for each, the nodes of which one is to be elected.

@@ -290,8 +290,7 @@ impl Layer<'_> {
     fn acl(&mut self, index: Id, acl: &Acl) {
         let posture = self.posture(&acl.posture);
         let list = self.list(&acl.src, posture);
-        let unit =
-            |kind| Unit { section: Section::Acls, index, list, protocol: acl.protocol, kind };
+        let unit = |kind| Unit { section: Section::Acls, index, list, protocol: acl.protocol, kind };
         // Ports of one name are gathered; names keep their order (6.3).
         let mut parts: Vec<(Id, Vec<PortRange>)> = Vec::new();
         let mut place: HashMap<Id, usize> = HashMap::new();
@@ -326,8 +325,7 @@ impl Layer<'_> {
         let unit = |list, protocol, kind| Unit { section: Section::Grants, index, list, protocol, kind };
         let via = self.via(&grant.via);
         let own = grant.dst.iter().any(|d| d.value == Alias::Own);
-        let dsts: Vec<&Alias> =
-            grant.dst.iter().map(|d| &d.value).filter(|d| **d != Alias::Own).collect();
+        let dsts: Vec<&Alias> = grant.dst.iter().map(|d| &d.value).filter(|d| **d != Alias::Own).collect();
         let own_first = own
             && grant.dst.first().is_some_and(|d| d.value == Alias::Own)
             && grant.dst.iter().all(|d| d.value.is_autogroup());

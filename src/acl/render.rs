@@ -93,7 +93,11 @@ impl Inner {
             Kind::Ports(all) | Kind::ViaPorts(all) if !list.empty => {
                 let mine = parts.iter().filter_map(|p| all.get(*p as usize));
                 let ports: Vec<NetPortRange> = mine.flat_map(|p| self.entries(p, node, at)).collect();
-                if ports.is_empty() { None } else { piece(Some((list.key, unit.protocol)), ports, Vec::new()) }
+                if ports.is_empty() {
+                    None
+                } else {
+                    piece(Some((list.key, unit.protocol)), ports, Vec::new())
+                }
             }
             // An empty list of sources is sent as one (6.1), but nobody is nobody's companion.
             Kind::App { elements, caps, companion } if !(*companion && list.empty) => {
@@ -166,7 +170,8 @@ impl Inner {
             }
         }
         let group = |p: &Piece| p.key.and_then(|k| groups.get(&k).copied()).unwrap_or(p.unit);
-        let mut ordered: Vec<((Id, Id), Piece)> = pieces.into_iter().map(|p| ((group(&p), p.unit), p)).collect();
+        let mut ordered: Vec<((Id, Id), Piece)> =
+            pieces.into_iter().map(|p| ((group(&p), p.unit), p)).collect();
         ordered.sort_by_key(|(place, _)| *place);
         let mut out: Vec<FilterRule> = Vec::with_capacity(ordered.len());
         let mut last = None;

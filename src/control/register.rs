@@ -6,7 +6,7 @@ use chrono::{DateTime, Duration, Utc};
 use super::hostinfo::bounded;
 use super::state::{Draft, Tailnet};
 use crate::keys::{MachinePublic, NodePublic, StableId, UserId};
-use crate::model::{KeyId, LoginId, Node, Owner, PendingLogin, PreAuthKey, Tag, Tags};
+use crate::model::{KeyId, LoginId, Node, Owner, PendingLogin, PreAuthKey, Role, Tag, Tags};
 use crate::wire::{CapVer, Hostinfo, Login, RegisterRequest, RegisterResponse, User};
 
 /// Waiting logins at most; the oldest makes room (RELIABILITY row 30).
@@ -221,7 +221,7 @@ pub(super) fn owner(net: &Tailnet, user: UserId, held: &[Tag], asked: &[String])
         if !net.policy.declares(&tag) {
             return Err(format!("{tag} is not declared: add it to \"tagOwners\" in the policy"));
         }
-        if !net.policy.may_apply(&tag, name, held) {
+        if !net.policy.may_apply(&tag, name.map(|name| (name, Role::Member)), held) {
             return Err(format!(
                 "{} may not apply {tag}: the owners of {tag} in the policy's \"tagOwners\" do not include them; add {}, or use a pre-auth key made with --tags {tag}",
                 name.unwrap_or("this key"),
@@ -307,11 +307,10 @@ pub(super) fn admit(
         node.hostinfo = hostinfo;
         return Ok(draft.put_node(node));
     }
-    let (ipv4, ipv6) = draft.take_address()?;
     let id = draft.next_node();
     let label = crate::dns::sanitize_label(&hostinfo.hostname);
     let name = crate::dns::unique_label(&label, &|taken| draft.net.by_name.contains_key(taken));
-    Ok(draft.put_node(Node {
+    let mut node = Node {
         id,
         stable_id: StableId(format!("n{id}tsd")),
         machine: new.machine,
@@ -321,8 +320,9 @@ pub(super) fn admit(
         renamed: false,
         owner: new.owner,
         made_by: Some(new.made_by),
-        ipv4,
-        ipv6,
+        // Until it has its own.
+        ipv4: std::net::Ipv4Addr::UNSPECIFIED,
+        ipv6: std::net::Ipv6Addr::UNSPECIFIED,
         created: now,
         expiry,
         ephemeral: new.ephemeral,
@@ -333,7 +333,9 @@ pub(super) fn admit(
         endpoints: Vec::new(),
         capver: new.capver,
         last_seen: None,
-    }))
+    };
+    (node.ipv4, node.ipv6) = draft.take_address(&node)?;
+    Ok(draft.put_node(node))
 }
 
 /// The id in an AuthURL, or the bare id.
