@@ -44,6 +44,38 @@ fn commands_are_read() {
 }
 
 #[test]
+fn policy_edits_are_read_in_the_order_they_are_made() {
+    use crate::acl::Edit;
+    let line = "tsd policy edit f --add-rule a@ tag:x:22 --remove-rule 3 --remove-rule 9 --add-group g -w \
+                --add-test a@ deny tag:x:23 --add-rule b@ *:*";
+    let Command::Policy(Policy::Edit(edit)) = parsed(line).command else { panic!() };
+    let rule = |src: &str, dst: &str| Edit::AddRule { src: src.into(), dst: dst.into() };
+    let test = Edit::AddTest { src: "a@".into(), dst: "tag:x:23".into(), accept: false };
+    let want = vec![
+        Edit::RemoveRule { line: 9 },
+        Edit::RemoveRule { line: 3 },
+        Edit::AddGroup { group: "g".into() },
+        rule("a@", "tag:x:22"),
+        rule("b@", "*:*"),
+        test,
+    ];
+    assert_eq!(edit.changes(), Ok(want));
+    for wrong in [
+        "policy edit f",
+        "policy edit --add-group g",
+        "policy edit f --live --add-group g",
+        "policy fmt f -w --check",
+    ] {
+        assert!(Cli::try_parse_from(format!("tsd {wrong}").split(' ')).is_err(), "{wrong}");
+    }
+    let Command::Policy(Policy::Edit(edit)) = parsed("tsd policy edit f --add-test a maybe b:1").command
+    else {
+        panic!()
+    };
+    assert!(edit.changes().unwrap_err().contains("neither accept nor deny"));
+}
+
+#[test]
 fn the_clients_own_flags_of_the_same_name_do_not_collide() {
     use crate::node::cli::NodeCommand;
     for line in ["tsd node run --state-dir /d --socket /s", "tsd node --socket /s run --state-dir /d"] {
