@@ -5,7 +5,6 @@ mod network;
 
 use std::sync::Arc;
 
-use super::World;
 use super::alias::Alias;
 use super::ast::{File, Span, Spanned, SshTest};
 use super::error::{Lines, quote};
@@ -34,13 +33,12 @@ impl Report {
 /// Runs all tests of `file`. SSH rules are asked for when there are `sshTests`.
 pub(super) fn run<'s>(
     file: &Arc<File>,
-    world: &World,
     ground: &Arc<Ground>,
     lines: &Lines,
     ssh: impl FnOnce() -> &'s ssh::Table,
 ) -> Report {
     let mut report = Report::default();
-    let scene = Scene { file, world, ground, lines, resolver: Resolver { file, ground } };
+    let scene = Scene { file, ground, lines, resolver: Resolver { file, ground } };
     if !file.tests.is_empty() {
         network::Run::new(&scene).all(&mut report);
     }
@@ -56,7 +54,6 @@ pub(super) fn run<'s>(
 /// What tests are judged against.
 struct Scene<'a> {
     file: &'a File,
-    world: &'a World,
     ground: &'a Arc<Ground>,
     lines: &'a Lines,
     resolver: Resolver<'a>,
@@ -82,7 +79,7 @@ impl Scene<'_> {
     }
 
     fn node_name(&self, slot: usize) -> &str {
-        let node = self.ground.nodes.get(slot).and_then(|n| self.world.nodes.get(&n.id));
+        let node = self.ground.nodes.get(slot).and_then(|n| self.ground.world_node(n.id));
         node.map_or("a node", |n| n.name.as_str())
     }
 

@@ -10,7 +10,6 @@ use serde_json::Value;
 use crate::model::Role;
 use crate::wire::CapMap;
 
-use super::World;
 use super::ast::{Alias, AttrValue, File, NodeAttr, OneCgnatRoute};
 use super::ranges::Bits;
 use super::resolve::{Ground, Resolver};
@@ -55,7 +54,7 @@ pub(super) struct Table {
 
 impl Table {
     /// Resolves the attributes of `file`.
-    pub(super) fn new(file: &Arc<File>, world: &World, ground: &Arc<Ground>) -> Self {
+    pub(super) fn new(file: &Arc<File>, ground: &Arc<Ground>) -> Self {
         let resolver = Resolver { file, ground };
         let mut known: HashMap<Alias, Bits> = HashMap::new();
         let mut all = |entry: &NodeAttr| {
@@ -66,18 +65,15 @@ impl Table {
             }
             nodes
         };
-        let slots = || ground.nodes.iter().enumerate();
-        let role = |user| world.users.get(&user).map_or(Role::Member, |u| u.role);
-        let is_mac = |node: &super::resolve::GroundNode| {
-            let os = world.nodes.get(&node.id).and_then(|n| n.attributes.get("node:os"));
-            matches!(os, Some(AttrValue::Text(os)) if os.eq_ignore_ascii_case("macos"))
-        };
+        let slots = || ground.live();
+        let role = |user| ground.people.get(&user).map_or(Role::Member, |u| u.role);
+        let is_mac = |node: &super::ground::GroundNode| matches!(node.node.attributes.get("node:os"), Some(AttrValue::Text(os)) if os.eq_ignore_ascii_case("macos"));
         Self {
             targets: file.node_attrs.iter().map(&mut all).collect(),
             roles: ground.nodes.iter().map(|n| n.user.map(role)).collect(),
             exits: slots().filter(|(_, n)| !n.exits.is_empty()).map(|(slot, _)| slot).collect(),
             macs: slots().filter(|(_, n)| is_mac(n)).map(|(slot, _)| slot).collect(),
-            auto_update: world.auto_update,
+            auto_update: ground.frame.auto_update,
             accept_env: file.ssh.iter().any(|r| r.accept_env.as_ref().is_some_and(|e| !e.is_empty())),
             file: file.clone(),
         }

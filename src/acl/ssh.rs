@@ -12,9 +12,10 @@ use crate::keys::UserId;
 use crate::wire::{SshAction, SshPrincipal, SshRecorderFailure, SshRule};
 
 use super::ast::{self, Alias, File, SshUser};
+use super::ground::GroundNode;
+use super::posture;
 use super::ranges::Bits;
 use super::resolve::{Ground, Resolver};
-use super::{World, posture};
 
 /// Where recorders listen.
 const RECORDER_PORT: u16 = 80;
@@ -109,9 +110,8 @@ pub(super) struct Admitted {
 
 impl Table {
     /// Resolves the rules of `file`.
-    pub(super) fn new(file: &Arc<File>, world: &World, ground: &Arc<Ground>) -> Self {
+    pub(super) fn new(file: &Arc<File>, ground: &Arc<Ground>) -> Self {
         let mut resolving = Resolving {
-            world,
             resolver: Resolver { file, ground },
             known: HashMap::new(),
             postures: HashMap::new(),
@@ -120,8 +120,8 @@ impl Table {
         let is_check = |n: &usize| file.ssh.get(*n).is_some_and(|r| r.action != ast::SshAction::Accept);
         let (mut order, accepts): (Vec<usize>, Vec<usize>) = (0..rules.len()).partition(is_check);
         order.extend(accepts);
-        let tags = |id| world.nodes.get(&id).map_or(0, |n| n.owner.tags().count());
-        let mail = world.users.values().filter_map(|user| {
+        let tags = |id| ground.world_node(id).map_or(0, |n| n.owner.tags().count());
+        let mail = ground.people.values().filter_map(|user| {
             let (local, domain) = user.name.rsplit_once('@')?;
             Some((user.id, (local.to_owned(), domain.to_owned())))
         });
@@ -217,7 +217,7 @@ impl Table {
 
     /// The nodes of the same person as the node in `slot`; none for a tagged node.
     pub(super) fn devices(&self, slot: usize) -> Option<&Bits> {
-        self.ground.by_user.get(&self.ground.nodes.get(slot)?.user?)
+        self.ground.by_user.get(&self.ground.nodes.get(slot)?.user?).map(|d| &**d)
     }
 
     /// The sources of one rule for the node in `slot`, a set for each way it concerns it (12.2, 12.3).
@@ -382,7 +382,6 @@ fn take_away(logins: &mut Logins, gone: &Logins) {
 
 /// Resolves names and postures once each.
 struct Resolving<'a> {
-    world: &'a World,
     resolver: Resolver<'a>,
     known: HashMap<Alias, Bits>,
     /// Nodes that satisfy a list of postures.
@@ -443,12 +442,11 @@ impl<'a> Resolving<'a> {
         if names.is_empty() || sources.is_empty() {
             return;
         }
-        let Self { world, resolver, postures, .. } = self;
+        let Self { resolver, postures, .. } = self;
+        let ground = resolver.ground;
         let fitting = postures.entry(names.iter().map(|n| n.value.as_str()).collect()).or_insert_with(|| {
-            let nodes = resolver.ground.nodes.iter().enumerate();
-            let fits =
-                |id| world.nodes.get(id).is_some_and(|n| posture::satisfies(file, names, &n.attributes));
-            nodes.filter(|(_, node)| fits(&node.id)).map(|(slot, _)| slot).collect()
+            let fits = |n: &GroundNode| posture::satisfies(file, names, &n.node.attributes);
+            ground.live().filter(|(_, node)| fits(node)).map(|(slot, _)| slot).collect()
         });
         sources.keep(fitting);
     }

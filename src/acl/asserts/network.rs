@@ -9,6 +9,7 @@ use std::rc::Rc;
 use super::super::alias::Alias;
 use super::super::ast::{AttrValue, Span, Spanned, SrcPosture, Test};
 use super::super::error::quote;
+use super::super::ground::GroundNode;
 use super::super::posture::{self, Attributes};
 use super::super::ranges::{Bits, Range, without};
 use super::{Report, Scene, Unfit};
@@ -507,13 +508,11 @@ impl<'a> Run<'a> {
             let fits = posture::satisfies(file, names, given);
             return if fits { Fit::Everybody } else { Fit::Nobody };
         }
-        let (world, ground) = (self.scene.world, self.scene.ground);
+        let ground = self.scene.ground;
         let key = names.iter().map(|n| n.value.as_str()).collect();
         let nodes = self.postures.entry(key).or_insert_with(|| {
-            let node = |id| world.nodes.get(id);
-            let fits = |id| node(id).is_some_and(|n| posture::satisfies(file, names, &n.attributes));
-            let slots = ground.nodes.iter().enumerate();
-            Rc::new(slots.filter(|(_, n)| fits(&n.id)).map(|(slot, _)| slot).collect())
+            let fits = |n: &GroundNode| posture::satisfies(file, names, &n.node.attributes);
+            Rc::new(ground.live().filter(|(_, n)| fits(n)).map(|(slot, _)| slot).collect())
         });
         Fit::Nodes(nodes.clone())
     }
