@@ -148,7 +148,8 @@ pub(super) fn set(
     if outcome.version != current || (draft.moved_on(epoch) && !stored.stale) {
         return Ok(None);
     }
-    if outcome.diff.lost_total > 0 && !stored.confirmed {
+    let takes = outcome.diff.lost_total > 0 || outcome.cuts_author.is_some();
+    if takes && !stored.confirmed {
         return Err(AdminError::NeedsConfirmation(Box::new(outcome)));
     }
     // Numbers are never given twice, also not that of a policy that could not be read.
