@@ -209,7 +209,8 @@ async fn each_via_group_has_a_carrier_of_its_own_that_does_not_flap() {
     let (_c, tag) = (world.joined(1, "c").await, Tag::parse("tag:v").unwrap());
     for (seed, name) in [(2, "plain"), (3, "v3"), (4, "v4")] {
         let router = world.joined(seed, name).await;
-        router.update(name, seed, offer(&["10.1.0.0/16"])).await;
+        let info = json!({"Hostinfo": {"Hostname": name, "RoutableIPs": ["10.1.0.0/16"]}});
+        router.update(name, seed, info).await;
         if name != "plain" {
             world.control.tag_node(&by(), name, std::slice::from_ref(&tag)).await.unwrap();
         }
