@@ -104,7 +104,7 @@ type Classes = Arc<Mutex<HashMap<Box<[Id]>, Arc<Class>>>>;
 pub(super) struct Inner {
     pub(super) file: Arc<File>,
     pub(super) plan: Arc<Plan>,
-    pub(super) ground: Arc<Ground>,
+    pub(super) ground: Ground,
     pub(super) names: Vec<Arc<NameState>>,
     pub(super) lists: Vec<ListState>,
     pub(super) nodes: Vec<NodeNames>,
@@ -122,7 +122,7 @@ pub(super) struct Inner {
 
 /// Compiles `plan` for `world`.
 pub(super) fn compile(file: &Arc<File>, plan: &Arc<Plan>, world: &World) -> Inner {
-    let ground = Arc::new(Ground::new(world));
+    let ground = Ground::new(world);
     let states = States::new(file, plan, &ground);
     let mut alike: HashMap<(&Alias, Id), Arc<Bits>> = HashMap::new();
     let names: Vec<Arc<NameState>> =
@@ -414,7 +414,7 @@ impl Inner {
         if nodes.len() > 64.max(self.ground.all.len() / 16) || self.ground.odd() {
             return (self.anew(change), everything(nodes));
         }
-        let mut ground = Ground::clone(&self.ground);
+        let mut ground = self.ground.clone();
         for (id, user) in &change.users {
             ground.set_user(*id, user.clone());
         }
@@ -478,7 +478,7 @@ impl Inner {
             shared: Mutex::default(),
             own: Mutex::default(),
             sections: super::Sections::default(),
-            ground: Arc::new(ground),
+            ground,
         };
         out.own_sources = out.own_sources();
         out.sweep();

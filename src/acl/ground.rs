@@ -360,16 +360,6 @@ impl Ground {
         (0..).zip(&self.routes).filter(|(_, r)| !r.nodes.is_empty()).map(|(n, r)| (n, &**r))
     }
 
-    /// All nodes there are, with their slots.
-    pub(super) fn live(&self) -> impl Iterator<Item = (usize, &GroundNode)> {
-        self.all.iter().filter_map(|at| Some((at, &**self.nodes.get(at)?)))
-    }
-
-    /// A node as it was given.
-    pub(super) fn world_node(&self, id: NodeId) -> Option<&WorldNode> {
-        self.nodes.get(*self.index.get(&id)?).map(|n| &*n.node)
-    }
-
     /// The user a node belongs to.
     pub(super) fn owner(&self, at: usize) -> Option<&WorldUser> {
         self.people.get(&self.nodes.get(at)?.user?)

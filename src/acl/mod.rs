@@ -9,21 +9,28 @@ pub mod ast;
 mod attrs;
 mod check;
 mod compile;
-mod ground;
-mod plan;
-mod render;
-
+mod edit;
 mod error;
+mod format;
+mod ground;
 mod hujson;
+mod plan;
 mod ports;
 mod posture;
 mod ranges;
+mod render;
 mod resolve;
+mod splice;
 mod ssh;
 mod syntax;
 #[cfg(test)]
 mod tests;
+mod topology;
 mod visible;
+
+pub use edit::{Edit, edit};
+pub use format::format;
+pub use topology::{NodeView, Rendered, Topology, TopologyError};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -146,21 +153,21 @@ impl Policy {
     /// Faults that only show against the users there are (a name nobody has), as warnings.
     #[must_use]
     pub fn warnings(&self, world: &World) -> Vec<PolicyError> {
-        check::warnings(&self.file, &self.lines, world)
+        check::warnings(&self.file, &self.lines, &self.notes, world)
     }
 
     /// Faults that only show against the tailnet and stop the policy: a mail domain that is not the
     /// tailnet's. Failing tests are [`Compiled::failing_tests`].
     #[must_use]
-    pub fn mistakes(&self, _world: &World) -> Vec<PolicyError> {
-        Vec::new()
+    pub fn mistakes(&self, world: &World) -> Vec<PolicyError> {
+        check::mistakes(&self.file, &self.lines, world)
     }
 
     /// Resolves and compiles for `world`. Names that match nobody resolve to nothing.
     #[must_use]
     pub fn compile(&self, world: &World) -> Compiled {
-        let inner = compile::compile(&self.file, &self.plan, world);
-        Compiled { inner: Arc::new(inner), lines: self.lines.clone() }
+        let inner = Arc::new(compile::compile(&self.file, &self.plan, world));
+        Compiled { inner, lines: self.lines.clone() }
     }
 
     /// The policy as written.
@@ -277,26 +284,30 @@ impl Compiled {
     /// server's URL, for checks. What clients of this server get is [`Compiled::client_ssh_rules`].
     #[must_use]
     pub fn ssh_rules(&self, node: NodeId, base: &str) -> Vec<crate::wire::SshRule> {
-        self.slot(node).map_or_else(Vec::new, |slot| self.ssh().rules(slot, ssh::Checks::Delegate(base)))
+        let rules = |slot| self.ssh().rules(&self.inner.ground, slot, ssh::Checks::Delegate(base));
+        self.slot(node).map_or_else(Vec::new, rules)
     }
 
     /// The SSH rules of `node` for a client of this server: a check refuses with a sentence, because
     /// check mode does not exist yet.
     #[must_use]
     pub fn client_ssh_rules(&self, node: NodeId) -> Vec<crate::wire::SshRule> {
-        self.slot(node).map_or_else(Vec::new, |slot| self.ssh().rules(slot, ssh::Checks::Refuse))
+        let rules = |slot| self.ssh().rules(&self.inner.ground, slot, ssh::Checks::Refuse);
+        self.slot(node).map_or_else(Vec::new, rules)
     }
 
     /// The capabilities `node` is told about itself: the baseline, its roles, its attributes.
     #[must_use]
     pub fn self_caps(&self, node: NodeId) -> crate::wire::CapMap {
-        self.slot(node).map_or_else(Default::default, |slot| self.attrs().self_caps(slot))
+        let caps = |slot| self.attrs().self_caps(&self.inner.ground, slot);
+        self.slot(node).map_or_else(Default::default, caps)
     }
 
     /// The capabilities others are told about `node`.
     #[must_use]
     pub fn peer_caps(&self, node: NodeId) -> crate::wire::CapMap {
-        self.slot(node).map_or_else(Default::default, |slot| self.attrs().peer_caps(slot))
+        let caps = |slot| self.attrs().peer_caps(&self.inner.ground, slot);
+        self.slot(node).map_or_else(Default::default, caps)
     }
 
     /// Whether `node` is without IPv4: by attribute, or by the policy's `disableIPv4`.

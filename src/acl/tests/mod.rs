@@ -1,7 +1,11 @@
 //! Tests of the room as a whole: errors with their places, ownership, words of a diff, and the
 //! properties that hold for any policy (`naive`).
 
+mod approve;
+mod asserts;
+mod attrs;
 mod language;
+mod ssh;
 
 use super::*;
 use crate::model::{Role, Tags};
@@ -219,6 +223,22 @@ fn tags_may_be_applied_by_owners_their_groups_and_holders() {
     assert!(!may("tag:e", None, &[]));
     assert!(!may("tag:z", Some("alice"), &[tag("tag:z")]), "undeclared tags belong to nobody");
     assert!(policy.declares(&tag("tag:d")) && !policy.declares(&tag("tag:z")));
+}
+
+#[test]
+fn tags_may_be_applied_by_people_of_a_role() {
+    let policy = Policy::parse(
+        r#"{"tagOwners": {"tag:a": ["autogroup:admin"], "tag:o": ["autogroup:owner"],
+                          "tag:n": ["autogroup:network-admin"], "tag:b": ["tag:a"]}}"#,
+    )
+    .unwrap();
+    let may = |tag: &str, role| policy.may_apply(&Tag::parse(tag).unwrap(), Some(("alice", role)), &[]);
+    assert!(may("tag:a", Role::Admin) && may("tag:a", Role::Owner), "owners are admins too");
+    assert!(may("tag:b", Role::Admin), "a role owns what its tags own");
+    assert!(may("tag:n", Role::NetworkAdmin));
+    assert!(!may("tag:a", Role::NetworkAdmin) && !may("tag:a", Role::Member));
+    assert!(may("tag:o", Role::Owner) && !may("tag:o", Role::Admin));
+    assert!(!policy.may_apply(&Tag::parse("tag:a").unwrap(), None, &[]));
 }
 
 #[test]
