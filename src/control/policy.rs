@@ -106,7 +106,7 @@ pub(super) fn prepare(
     let outcome = PolicyOutcome {
         version: net.policy_version.version,
         diff: diff(&net.compiled, &compiled, &world, SHOWN),
-        warnings: policy.warnings(&world),
+        warnings: [policy.warnings(&world), compiled.doubtful_tests()].concat(),
         applied: false,
         cuts_author: author::cut_off(net, &compiled, author),
     };
