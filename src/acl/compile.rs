@@ -87,6 +87,8 @@ pub(super) struct Inner {
     filters: Vec<OnceLock<Arc<[FilterRule]>>>,
     shared: Vec<bool>,
     pub(super) reach: Reach,
+    /// SSH, attributes, automatic approval.
+    pub(super) sections: super::Sections,
 }
 
 /// Rules as the builder gathers them.
@@ -276,6 +278,7 @@ impl Builder<'_> {
             filters: Vec::new(),
             shared: Vec::new(),
             reach,
+            sections: super::Sections::default(),
         };
         inner.classes();
         inner

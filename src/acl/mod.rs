@@ -3,17 +3,20 @@
 //! [`Policy::compile`] makes a [`Compiled`], and only a [`Compiled`] reaches the mapper.
 
 mod alias;
+mod approve;
+mod asserts;
 pub mod ast;
+mod attrs;
 mod check;
 mod compile;
 mod diff;
 mod error;
 mod hujson;
 mod ports;
-#[allow(dead_code)] // Until the engine asks.
 mod posture;
 mod ranges;
 mod resolve;
+mod ssh;
 mod syntax;
 #[cfg(test)]
 mod tests;
@@ -21,7 +24,7 @@ mod visible;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -29,6 +32,8 @@ use serde::Serialize;
 use crate::keys::{NodeId, UserId};
 use crate::model::{Owner, Role, Tag};
 use crate::wire::FilterRule;
+
+use compile::Inner;
 
 /// One fault of a policy text, with its place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -139,7 +144,7 @@ impl Policy {
     /// Resolves and compiles for `world`. Names that match nobody resolve to nothing.
     #[must_use]
     pub fn compile(&self, world: &World) -> Compiled {
-        Compiled { inner: Arc::new(compile::compile(&self.file, world)) }
+        Compiled { inner: Arc::new(compile::compile(&self.file, world)), lines: self.lines.clone() }
     }
 
     /// The policy as written.
@@ -154,10 +159,11 @@ impl Policy {
         self.file.tag_owners.contains_key(tag)
     }
 
-    /// Whether `user` may apply `tag` (owner lists, groups, owner tags held in `held`). A held tag
+    /// Whether `user` may apply `tag` (owner lists, groups, roles, owner tags held in `held`). A held tag
     /// that is declared may be applied again.
     #[must_use]
-    pub fn may_apply(&self, tag: &Tag, user: Option<&str>, held: &[Tag]) -> bool {
+    pub fn may_apply(&self, tag: &Tag, user: Option<(&str, Role)>, held: &[Tag]) -> bool {
+        let (name, role) = user.unzip();
         let mut seen: BTreeSet<&Tag> = BTreeSet::new();
         let mut open = vec![tag];
         while let Some(tag) = open.pop() {
@@ -172,15 +178,16 @@ impl Policy {
             }
             for owner in &owners.value {
                 let owns = match &owner.value {
-                    ast::Alias::User(name) => user == Some(name.as_str()),
+                    ast::Alias::User(owner) => name == Some(owner.as_str()),
                     ast::Alias::Member => user.is_some(),
-                    ast::Alias::Group(name) => self
+                    ast::Alias::Role(owner) => role.is_some_and(|r| r.is(*owner)),
+                    ast::Alias::Group(group) => self
                         .file
                         .groups
-                        .get(name)
+                        .get(group)
                         .into_iter()
                         .flat_map(|g| &g.value)
-                        .any(|member| user == Some(member.value.as_str())),
+                        .any(|member| name == Some(member.value.as_str())),
                     ast::Alias::Tag(by) => {
                         open.push(by);
                         false
@@ -199,7 +206,16 @@ impl Policy {
 /// A policy in force for one world. Immutable; queries take no locks.
 #[derive(Debug, Clone)]
 pub struct Compiled {
-    inner: Arc<compile::Inner>,
+    inner: Arc<Inner>,
+    lines: Arc<error::Lines>,
+}
+
+/// Sections that are resolved when first asked for.
+#[derive(Debug, Default)]
+struct Sections {
+    ssh: OnceLock<ssh::Table>,
+    attrs: OnceLock<attrs::Table>,
+    approve: OnceLock<approve::Table>,
 }
 
 impl Compiled {
@@ -233,50 +249,86 @@ impl Compiled {
         }
         let nodes = change.nodes.keys().copied().collect();
         let inner = Arc::new(compile::compile(&self.inner.file, &world));
-        (Self { inner }, Touched { nodes, filters: BTreeSet::new(), all: true })
+        (Self { inner, lines: self.lines.clone() }, Touched { nodes, filters: BTreeSet::new(), all: true })
     }
 
-    /// The SSH rules of `node`; none is no SSH at all. `base` is the server's URL, for checks.
+    fn ssh(&self) -> &ssh::Table {
+        let Inner { file, world, ground, sections, .. } = &*self.inner;
+        sections.ssh.get_or_init(|| ssh::Table::new(file, world, ground))
+    }
+
+    fn attrs(&self) -> &attrs::Table {
+        let Inner { file, world, ground, sections, .. } = &*self.inner;
+        sections.attrs.get_or_init(|| attrs::Table::new(file, world, ground))
+    }
+
+    fn approve(&self) -> &approve::Table {
+        let Inner { file, ground, sections, .. } = &*self.inner;
+        sections.approve.get_or_init(|| approve::Table::new(file, ground))
+    }
+
+    fn slot(&self, node: NodeId) -> Option<usize> {
+        self.inner.ground.index.get(&node).copied()
+    }
+
+    /// The SSH rules of `node` as the hosted service sends them; none is no SSH at all. `base` is the
+    /// server's URL, for checks. What clients of this server get is [`Compiled::client_ssh_rules`].
     #[must_use]
-    pub fn ssh_rules(&self, _node: NodeId, _base: &str) -> Vec<crate::wire::SshRule> {
-        Vec::new()
+    pub fn ssh_rules(&self, node: NodeId, base: &str) -> Vec<crate::wire::SshRule> {
+        self.slot(node).map_or_else(Vec::new, |slot| self.ssh().rules(slot, ssh::Checks::Delegate(base)))
+    }
+
+    /// The SSH rules of `node` for a client of this server: a check refuses with a sentence, because
+    /// check mode does not exist yet.
+    #[must_use]
+    pub fn client_ssh_rules(&self, node: NodeId) -> Vec<crate::wire::SshRule> {
+        self.slot(node).map_or_else(Vec::new, |slot| self.ssh().rules(slot, ssh::Checks::Refuse))
     }
 
     /// The capabilities `node` is told about itself: the baseline, its roles, its attributes.
     #[must_use]
-    pub fn self_caps(&self, _node: NodeId) -> crate::wire::CapMap {
-        crate::wire::CapMap::new()
+    pub fn self_caps(&self, node: NodeId) -> crate::wire::CapMap {
+        self.slot(node).map_or_else(Default::default, |slot| self.attrs().self_caps(slot))
     }
 
     /// The capabilities others are told about `node`.
     #[must_use]
-    pub fn peer_caps(&self, _node: NodeId) -> crate::wire::CapMap {
-        crate::wire::CapMap::new()
+    pub fn peer_caps(&self, node: NodeId) -> crate::wire::CapMap {
+        self.slot(node).map_or_else(Default::default, |slot| self.attrs().peer_caps(slot))
     }
 
     /// Whether `node` is without IPv4: by attribute, or by the policy's `disableIPv4`.
     #[must_use]
-    pub fn without_ipv4(&self, _node: NodeId) -> bool {
-        false
+    pub fn without_ipv4(&self, node: NodeId) -> bool {
+        self.slot(node).is_some_and(|slot| self.attrs().without_ipv4(slot))
     }
 
     /// The networks new addresses of `node` come from; empty is the server's own pool.
     #[must_use]
-    pub fn ip_pool(&self, _node: NodeId) -> Vec<IpNet> {
-        Vec::new()
+    pub fn ip_pool(&self, node: NodeId) -> Vec<IpNet> {
+        self.slot(node).map_or_else(Vec::new, |slot| self.attrs().ip_pool(slot))
     }
 
     /// Which of `offered` the policy approves for `node`, sorted.
     #[must_use]
-    pub fn auto_approved(&self, _node: NodeId, _offered: &[IpNet]) -> Vec<IpNet> {
-        Vec::new()
+    pub fn auto_approved(&self, node: NodeId, offered: &[IpNet]) -> Vec<IpNet> {
+        self.slot(node).map_or_else(Vec::new, |slot| self.approve().approved(slot, offered))
     }
 
-    /// `tests` and `sshTests` that do not hold in this world, in order; each message contains the hosted
-    /// service's text.
+    /// `tests` and `sshTests` that do not hold in this world, in order, at most 50; each message contains
+    /// the hosted service's text.
     #[must_use]
     pub fn failing_tests(&self) -> Vec<PolicyError> {
-        Vec::new()
+        let Inner { file, world, ground, .. } = &*self.inner;
+        asserts::run(file, world, ground, &self.lines, || self.ssh()).failed
+    }
+
+    /// Tests that hold to the letter and less than they say: a `deny` that keeps out only some of its
+    /// sources. At most 50, as warnings.
+    #[must_use]
+    pub fn doubtful_tests(&self) -> Vec<PolicyError> {
+        let Inner { file, world, ground, .. } = &*self.inner;
+        asserts::run(file, world, ground, &self.lines, || self.ssh()).doubts
     }
 
     /// Routes that are steered by `via`: for each, the nodes of which one is to be elected.

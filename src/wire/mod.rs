@@ -26,7 +26,7 @@ pub use map::{
 };
 pub use node::{CapMap, Node, PeerChange};
 pub use register::{Login, RegisterAuth, RegisterRequest, RegisterResponse, User};
-pub use ssh_policy::{SshAction, SshPolicy, SshPrincipal, SshRule};
+pub use ssh_policy::{SshAction, SshPolicy, SshPrincipal, SshRecorderFailure, SshRule};
 
 use serde::{Deserialize, Deserializer, Serialize};
 

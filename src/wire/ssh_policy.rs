@@ -82,4 +82,22 @@ pub struct SshAction {
     /// Remote forwarding.
     #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]
     pub allow_remote_port_forwarding: bool,
+    /// Where sessions are recorded, as `address:port`; the first that answers is used.
+    #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]
+    pub recorders: Vec<String>,
+    /// What happens when no recorder answers; nothing lets the session run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_recording_failure: Option<SshRecorderFailure>,
+}
+
+/// What a session that cannot be recorded is told. Names are upper camel case here.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct SshRecorderFailure {
+    /// Refuses a session that cannot begin to be recorded.
+    #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]
+    pub reject_session_with_message: String,
+    /// Ends a session whose recording broke.
+    #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]
+    pub terminate_session_with_message: String,
 }

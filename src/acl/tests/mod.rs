@@ -6,7 +6,7 @@ mod naive;
 mod properties;
 
 use super::*;
-use crate::model::Tags;
+use crate::model::{Role, Tags};
 
 /// A world of `alice` (1: two devices), `bob@example.com` (2: one), a tagged server and a router.
 pub(super) fn world() -> World {
@@ -197,7 +197,9 @@ fn tags_may_be_applied_by_owners_their_groups_and_holders() {
     )
     .unwrap();
     let tag = |t: &str| Tag::parse(t).unwrap();
-    let may = |t: &str, user: Option<&str>, held: &[Tag]| policy.may_apply(&tag(t), user, held);
+    let may = |t: &str, user: Option<&str>, held: &[Tag]| {
+        policy.may_apply(&tag(t), user.map(|name| (name, Role::Member)), held)
+    };
     assert!(may("tag:a", Some("alice"), &[]));
     assert!(!may("tag:a", Some("bob@example.com"), &[]));
     assert!(!may("tag:a", None, &[]));

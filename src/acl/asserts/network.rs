@@ -1,0 +1,631 @@
+//! `tests` (SEMANTICS.md 14): whether sources reach destinations by the global rules, without the parts
+//! of `autogroup:self` and `via`. Names are resolved once, rules are found through the destinations
+//! that overlap with a test's.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use super::super::alias::Alias;
+use super::super::ast::{AttrValue, Span, Spanned, SrcPosture, Test};
+use super::super::error::quote;
+use super::super::posture::{self, Attributes};
+use super::super::ranges::{Bits, Range, without};
+use super::{Report, Scene, Unfit};
+use crate::wire::PortRange;
+
+/// What a test without a protocol asks for: any of TCP, UDP, ICMP and ICMPv6.
+const DEFAULT_PROTOCOLS: [u8; 4] = [6, 17, 1, 58];
+
+/// The name of the rule that a policy without rules stands for (2.1).
+const DEFAULT: &str = "a policy without \"acls\" and \"grants\"";
+
+/// One name of a rule against the world.
+#[derive(Debug)]
+struct Side {
+    /// All addresses there are.
+    everything: bool,
+    /// Nodes whose IPv4, and whose IPv6 address is meant.
+    families: [Bits; 2],
+    members: Bits,
+    /// The addresses themselves, of a name that means addresses; nodes' are looked up when needed.
+    literal: Option<Vec<Range>>,
+}
+
+/// One rule.
+struct Rule<'a> {
+    /// `acls[3]`.
+    name: (&'static str, usize),
+    span: Span,
+    posture: &'a SrcPosture,
+    /// Numbers of sides.
+    srcs: Vec<usize>,
+}
+
+/// A rule's word for one destination.
+struct Use<'a> {
+    rule: usize,
+    protocol: Option<u8>,
+    ports: &'a [PortRange],
+}
+
+/// Numbered names.
+#[derive(Default)]
+struct Sides<'a> {
+    index: HashMap<&'a Alias, usize>,
+    list: Vec<Side>,
+}
+
+/// Everything a source is, address by address.
+#[derive(Debug, Clone, Default)]
+struct Source {
+    /// Nodes by family.
+    nodes: [Bits; 2],
+    /// Addresses that are no node's, whole networks among them.
+    ranges: Vec<Range>,
+}
+
+impl Source {
+    fn is_empty(&self) -> bool {
+        self.nodes.iter().all(Bits::is_empty) && self.ranges.is_empty()
+    }
+
+    fn count(&self) -> usize {
+        self.nodes.iter().map(Bits::len).sum::<usize>() + self.ranges.len()
+    }
+}
+
+/// A test's source, with the source names of rules that have a part of it.
+struct Trying {
+    source: Source,
+    sides: Bits,
+}
+
+/// What is looked for.
+struct Target {
+    sides: Rc<[usize]>,
+    port: u16,
+}
+
+/// How far a source gets.
+enum Reach {
+    /// All of it, by this rule among others.
+    All(usize),
+    /// Not all of it: what is left, and a rule for the same destination, if there is one.
+    Left { left: Source, some: bool, near: Option<usize> },
+}
+
+/// A run over all tests of one policy.
+pub(super) struct Run<'a> {
+    scene: &'a Scene<'a>,
+    rules: Vec<Rule<'a>>,
+    srcs: Sides<'a>,
+    dsts: Sides<'a>,
+    /// For each destination name: who speaks of it.
+    uses: Vec<Vec<Use<'a>>>,
+    /// Nodes that satisfy a list of postures.
+    postures: HashMap<Vec<&'a str>, Rc<Bits>>,
+    trying: HashMap<Alias, Rc<Trying>>,
+    targets: HashMap<Alias, Rc<[usize]>>,
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(scene: &'a Scene<'a>) -> Self {
+        let mut run = Self {
+            scene,
+            rules: Vec::new(),
+            srcs: Sides::default(),
+            dsts: Sides::default(),
+            uses: Vec::new(),
+            postures: HashMap::new(),
+            trying: HashMap::new(),
+            targets: HashMap::new(),
+        };
+        run.gather();
+        run
+    }
+
+    /// Takes the rules apart.
+    fn gather(&mut self) {
+        let file = self.scene.file;
+        for (number, grant) in file.grants.iter().flatten().enumerate() {
+            // What goes through a router of the grant's choice is no part of the global rules.
+            if !grant.via.is_empty() || grant.ip.is_empty() {
+                continue;
+            }
+            let rule = self.rule(("grants", number), grant.span, &grant.posture, &grant.src);
+            for dst in grant.dst.iter().filter(|d| d.value != Alias::Own) {
+                for ip in &grant.ip {
+                    self.speaks(&dst.value, Use { rule, protocol: ip.protocol, ports: &ip.ports });
+                }
+            }
+        }
+        for (number, acl) in file.acls.iter().flatten().enumerate() {
+            let rule = self.rule(("acls", number), acl.span, &acl.posture, &acl.src);
+            for dst in acl.dst.iter().filter(|d| d.value.alias != Alias::Own) {
+                let ports = &dst.value.ports;
+                self.speaks(&dst.value.alias, Use { rule, protocol: acl.protocol, ports });
+            }
+        }
+        if file.acls.is_none() && file.grants.is_none() {
+            // All members reach all (2.1).
+            let rule = self.rule((DEFAULT, 0), Span::default(), &None, &[]);
+            let src = self.source_side(&Alias::Any);
+            self.rules.iter_mut().for_each(|r| r.srcs.push(src));
+            self.speaks(&Alias::Any, Use { rule, protocol: None, ports: &[PortRange::ANY] });
+        }
+    }
+
+    fn rule(
+        &mut self,
+        name: (&'static str, usize),
+        span: Span,
+        posture: &'a SrcPosture,
+        srcs: &'a [Spanned<Alias>],
+    ) -> usize {
+        let srcs = srcs.iter().map(|src| self.source_side(&src.value)).collect();
+        self.rules.push(Rule { name, span, posture, srcs });
+        self.rules.len() - 1
+    }
+
+    fn source_side(&mut self, alias: &'a Alias) -> usize {
+        let scene = self.scene;
+        self.srcs.number(alias, || side(scene, alias))
+    }
+
+    fn speaks(&mut self, alias: &'a Alias, how: Use<'a>) {
+        let scene = self.scene;
+        let number =
+            self.dsts.number(alias, || Side { everything: *alias == Alias::Any, ..side(scene, alias) });
+        if self.uses.len() <= number {
+            self.uses.resize_with(number + 1, Vec::new);
+        }
+        if let Some(uses) = self.uses.get_mut(number) {
+            uses.push(how);
+        }
+    }
+
+    /// Runs all tests.
+    pub(super) fn all(&mut self, report: &mut Report) {
+        let file = self.scene.file;
+        for (number, test) in file.tests.iter().enumerate() {
+            if report.is_full() {
+                return;
+            }
+            self.judge(number, test, report);
+        }
+    }
+
+    fn judge(&mut self, number: usize, test: &Test, report: &mut Report) {
+        let scene = self.scene;
+        let fault =
+            |span, what: &str, hint: &str| scene.fault(span, &format!("tests[{number}]: {what}"), hint);
+        if test.accept.is_empty() && test.deny.is_empty() {
+            let hint = "add \"accept\" or \"deny\" with destinations such as tag:server:22";
+            report.failed.push(fault(test.span, "asserts nothing", hint));
+            return;
+        }
+        let trying = match self.trying(test.src.as_ref()) {
+            Ok(trying) => trying,
+            Err((what, hint)) => {
+                let span = test.src.as_ref().map_or(test.span, |s| s.span);
+                report.failed.push(fault(span, &what, hint));
+                return;
+            }
+        };
+        let protocols = match protocols(test.proto.as_ref()) {
+            Ok(protocols) => protocols,
+            Err((what, hint)) => {
+                let span = test.proto.as_ref().map_or(test.span, |p| p.span);
+                report.failed.push(fault(span, &what, hint));
+                return;
+            }
+        };
+        let given = attributes(test);
+        let who = test.src.as_ref().map_or("", |s| s.value.trim());
+        let words = test.accept.iter().map(|w| (w, true)).chain(test.deny.iter().map(|w| (w, false)));
+        for (word, wanted) in words {
+            if report.is_full() {
+                return;
+            }
+            let dst = word.value.trim();
+            let target = match self.target(dst) {
+                Ok(target) => target,
+                Err((what, hint)) => {
+                    report.failed.push(fault(word.span, &what, hint));
+                    continue;
+                }
+            };
+            let reach = self.reach(&trying, &target, protocols, given.as_ref());
+            match (reach, wanted) {
+                (Reach::All(_), true) | (Reach::Left { some: false, .. }, false) => {}
+                (Reach::All(rule), false) => {
+                    let what = format!("{who} reaches {dst}, which \"deny\" forbids");
+                    report.failed.push(fault(
+                        word.span,
+                        &what,
+                        &format!("{} allows it", self.rule_name(rule)),
+                    ));
+                }
+                (Reach::Left { left, some, near }, true) => {
+                    let what = if some {
+                        format!("a part of {who} does not reach {dst}, which \"accept\" demands of all")
+                    } else {
+                        format!("{who} does not reach {dst}, which \"accept\" demands")
+                    };
+                    report.failed.push(fault(word.span, &what, &self.why_not(dst, &left, near)));
+                }
+                (Reach::Left { left, .. }, false) => {
+                    if report.doubts.len() < super::MAX_FAILURES {
+                        report.doubts.push(self.doubt(number, word, who, &left));
+                    }
+                }
+            }
+        }
+    }
+
+    /// As on the hosted service a `deny` only fails when all of its sources get through.
+    fn doubt(&self, number: usize, word: &Spanned<String>, who: &str, left: &Source) -> super::PolicyError {
+        let (line, column) = self.scene.lines.place(word.span.start);
+        let dst = word.value.trim();
+        super::PolicyError {
+            code: "test-in-part",
+            line,
+            column,
+            message: format!(
+                "tests[{number}]: \"deny\" of {dst} holds because {} is kept out, but a part of {who} gets through",
+                self.first_left(left)
+            ),
+            hint: "write a test of its own for each source that must be kept out".to_owned(),
+        }
+    }
+
+    fn rule_name(&self, rule: usize) -> String {
+        match self.rules.get(rule).filter(|r| r.name.0 != DEFAULT) {
+            Some(Rule { name: (section, number), span, .. }) => {
+                format!("{section}[{number}] (line {})", self.scene.line(*span))
+            }
+            None => DEFAULT.to_owned(),
+        }
+    }
+
+    fn why_not(&self, dst: &str, left: &Source, near: Option<usize>) -> String {
+        match near {
+            Some(rule) => {
+                format!("{} allows {dst}, but not from {}", self.rule_name(rule), self.first_left(left))
+            }
+            None => format!("no rule allows {dst} over this protocol to anybody"),
+        }
+    }
+
+    /// One address of what is left, in words.
+    fn first_left(&self, left: &Source) -> String {
+        let [v4, v6] = &left.nodes;
+        let first = v4.iter().map(|s| (s, false)).chain(v6.iter().map(|s| (s, true))).next();
+        let node = first.and_then(|(slot, is_v6)| Some((self.scene.ground.nodes.get(slot)?, slot, is_v6)));
+        match node {
+            Some((node, slot, is_v6)) => {
+                format!("{} ({})", self.scene.node_name(slot), if is_v6 { node.v6 } else { node.v4 })
+            }
+            None => left.ranges.first().map_or_else(String::new, |r| r.text()),
+        }
+    }
+
+    /// The source of a test, with what of the rules concerns it.
+    fn trying(&mut self, src: Option<&Spanned<String>>) -> Result<Rc<Trying>, Unfit> {
+        let alias = self.scene.source(src, false)?;
+        if let Some(found) = self.trying.get(&alias) {
+            return Ok(found.clone());
+        }
+        let source = self.resolve_source(&alias);
+        if source.is_empty() {
+            let text = src.map_or("", |s| s.value.trim());
+            return Err((format!("{} has no node", quote(text)), "nobody can try this"));
+        }
+        let sides = (0..).zip(&self.srcs.list);
+        let sides = sides.filter(|(_, side)| self.touches(side, &source)).map(|(at, _)| at).collect();
+        let trying = Rc::new(Trying { source, sides });
+        self.trying.insert(alias, trying.clone());
+        Ok(trying)
+    }
+
+    fn resolve_source(&self, alias: &Alias) -> Source {
+        let resolver = &self.scene.resolver;
+        let mut source = Source::default();
+        match alias {
+            Alias::Any | Alias::Range(..) | Alias::IpSet(_) | Alias::Prefix(_) | Alias::Host(_) => {
+                source.ranges = resolver.ranges(alias);
+                let single =
+                    matches!(alias, Alias::Prefix(_) | Alias::Host(_)) && self.scene.is_single(alias);
+                let node = single.then(|| resolver.members(alias)).filter(|m| !m.is_empty());
+                if let (Some(node), [range]) = (node, source.ranges.as_slice()) {
+                    let [v4, v6] = &mut source.nodes;
+                    *(if range.is_v6() { v6 } else { v4 }) = node;
+                    source.ranges.clear();
+                }
+            }
+            _ => {
+                let members = resolver.members(alias);
+                source.nodes = [members.clone(), members];
+            }
+        }
+        source
+    }
+
+    /// Whether a rule's source name has any part of `source`, whatever its posture.
+    fn touches(&self, side: &Side, source: &Source) -> bool {
+        let nodes = side.families.iter().zip(&source.nodes).any(|(side, nodes)| side.meets(nodes));
+        nodes || source.ranges.iter().any(|range| self.overlaps(side, *range, None))
+    }
+
+    /// Whether a rule's source name has an address in `range`; with `fit`, of these nodes only.
+    fn overlaps(&self, side: &Side, range: Range, fit: Option<&Bits>) -> bool {
+        let nodes = |members: &Bits| {
+            let nodes = members.iter().filter_map(|slot| self.scene.ground.nodes.get(slot));
+            nodes.flat_map(|n| [n.v4, n.v6]).collect::<Vec<IpAddr>>()
+        };
+        match (&side.literal, fit) {
+            (Some(ranges), None) => ranges.iter().any(|r| r.overlaps(range)),
+            // Posture is asked only of what is a node's.
+            (Some(ranges), Some(fit)) => {
+                let mut unfit = side.members.clone();
+                unfit.drop(fit);
+                let unfit: Vec<Range> = nodes(&unfit).into_iter().map(Range::single).collect();
+                without(ranges.clone(), &unfit).iter().any(|r| r.overlaps(range))
+            }
+            (None, None) => nodes(&side.members).into_iter().any(|ip| range.contains(ip)),
+            (None, Some(fit)) => {
+                let mut members = side.members.clone();
+                members.keep(fit);
+                nodes(&members).into_iter().any(|ip| range.contains(ip))
+            }
+        }
+    }
+
+    /// Reads `host:port` and finds the rules' names that overlap with it.
+    fn target(&mut self, text: &str) -> Result<Target, Unfit> {
+        let (name, port) = split(text)?;
+        let alias = self.scene.alias(&name)?;
+        let fits = match &alias {
+            Alias::User(_) | Alias::Group(_) | Alias::Tag(_) | Alias::Member | Alias::Tagged => true,
+            Alias::Role(_) | Alias::IpSet(_) | Alias::Service(_) => true,
+            Alias::Host(_) | Alias::Prefix(_) => self.scene.is_single(&alias),
+            _ => false,
+        };
+        if !fits {
+            return Err((
+                format!("{} cannot be a destination of a test", quote(text)),
+                "test a user, group, tag, single host or single address, with one port",
+            ));
+        }
+        if let Some(sides) = self.targets.get(&alias) {
+            return Ok(Target { sides: sides.clone(), port });
+        }
+        let sides = self.overlapping(&alias).ok_or_else(|| {
+            (format!("{} has no node or address", quote(text)), "there is nothing to reach")
+        })?;
+        self.targets.insert(alias, sides.clone());
+        Ok(Target { sides, port })
+    }
+
+    /// Numbers of the destination names that overlap with `alias`; `None` when that is nothing at all.
+    fn overlapping(&self, alias: &Alias) -> Option<Rc<[usize]>> {
+        let resolver = &self.scene.resolver;
+        let members = resolver.members(alias);
+        // Names of nodes have both addresses of each: comparing nodes is enough.
+        let ranges = match alias {
+            Alias::Host(_) | Alias::Prefix(_) | Alias::IpSet(_) => Some(resolver.ranges(alias)),
+            _ => None,
+        };
+        if ranges.as_ref().map_or(members.is_empty(), Vec::is_empty) {
+            return None;
+        }
+        let meets = |side: &Side| {
+            side.everything
+                || match (&side.literal, &ranges) {
+                    (Some(mine), Some(theirs)) => {
+                        theirs.iter().any(|their| mine.iter().any(|my| my.overlaps(*their)))
+                    }
+                    _ => side.members.meets(&members),
+                }
+        };
+        let sides = (0..).zip(&self.dsts.list);
+        Some(sides.filter(|(_, side)| meets(side)).map(|(at, _)| at).collect())
+    }
+
+    /// How far a source gets. Every address of it has to get there; any address there will do.
+    fn reach(
+        &mut self,
+        trying: &Trying,
+        target: &Target,
+        protocols: &[u8],
+        given: Option<&Attributes>,
+    ) -> Reach {
+        let uses = target.sides.iter().filter_map(|side| self.uses.get(*side)).flatten();
+        let allows = |how: &&Use<'_>| {
+            how.protocol.is_none_or(|p| protocols.contains(&p))
+                && how.ports.iter().any(|ports| ports.contains(target.port))
+        };
+        let mut candidates: Vec<usize> = uses.filter(allows).map(|how| how.rule).collect();
+        candidates.sort_unstable();
+        candidates.dedup();
+        let mut left = trying.source.clone();
+        let mut by = None;
+        for number in &candidates {
+            let concerned = self.rules.get(*number);
+            let concerned = concerned.is_some_and(|r| r.srcs.iter().any(|s| trying.sides.get(*s)));
+            if !concerned {
+                continue;
+            }
+            let fit = match self.fit(*number, given) {
+                Fit::Everybody => None,
+                Fit::Nobody => continue,
+                Fit::Nodes(nodes) => Some(nodes),
+            };
+            let before = left.count();
+            for src in self.rules.get(*number).into_iter().flat_map(|r| &r.srcs) {
+                if let Some(side) = self.srcs.list.get(*src).filter(|_| trying.sides.get(*src)) {
+                    self.take_away(&mut left, side, fit.as_deref());
+                }
+            }
+            if left.count() < before {
+                by = by.or(Some(*number));
+            }
+            if let Some(by) = by.filter(|_| left.is_empty()) {
+                return Reach::All(by);
+            }
+        }
+        Reach::Left { left, some: by.is_some(), near: by.or(candidates.first().copied()) }
+    }
+
+    /// Takes from `left` what `side` covers.
+    fn take_away(&self, left: &mut Source, side: &Side, fit: Option<&Bits>) {
+        for (left, covered) in left.nodes.iter_mut().zip(&side.families) {
+            match fit {
+                None => left.drop(covered),
+                Some(fit) => {
+                    let mut covered = covered.clone();
+                    covered.keep(fit);
+                    left.drop(&covered);
+                }
+            }
+        }
+        left.ranges.retain(|range| !self.overlaps(side, *range, fit));
+    }
+
+    /// Whom a rule's posture lets through: by what the test gives its source, else by what is known.
+    fn fit(&mut self, rule: usize, given: Option<&Attributes>) -> Fit {
+        let file = self.scene.file;
+        let Some(rule) = self.rules.get(rule) else {
+            return Fit::Nobody;
+        };
+        let names = posture::for_rule(file, rule.posture);
+        if names.is_empty() {
+            return Fit::Everybody;
+        }
+        if let Some(given) = given {
+            let fits = posture::satisfies(file, names, given);
+            return if fits { Fit::Everybody } else { Fit::Nobody };
+        }
+        let (world, ground) = (self.scene.world, self.scene.ground);
+        let key = names.iter().map(|n| n.value.as_str()).collect();
+        let nodes = self.postures.entry(key).or_insert_with(|| {
+            let node = |id| world.nodes.get(id);
+            let fits = |id| node(id).is_some_and(|n| posture::satisfies(file, names, &n.attributes));
+            let slots = ground.nodes.iter().enumerate();
+            Rc::new(slots.filter(|(_, n)| fits(&n.id)).map(|(slot, _)| slot).collect())
+        });
+        Fit::Nodes(nodes.clone())
+    }
+}
+
+/// Whom a posture lets through.
+enum Fit {
+    Everybody,
+    Nobody,
+    Nodes(Rc<Bits>),
+}
+
+impl<'a> Sides<'a> {
+    fn number(&mut self, alias: &'a Alias, resolve: impl FnOnce() -> Side) -> usize {
+        let next = self.list.len();
+        let number = *self.index.entry(alias).or_insert(next);
+        if number == next {
+            self.list.push(resolve());
+        }
+        number
+    }
+}
+
+/// Resolves one name.
+fn side(scene: &Scene<'_>, alias: &Alias) -> Side {
+    let members = scene.resolver.members(alias);
+    let by_nodes = matches!(
+        alias,
+        Alias::User(_)
+            | Alias::Domain(_)
+            | Alias::Group(_)
+            | Alias::Tag(_)
+            | Alias::Member
+            | Alias::Tagged
+            | Alias::Role(_)
+            | Alias::Service(_)
+    );
+    if by_nodes {
+        let families = [members.clone(), members.clone()];
+        return Side { everything: false, families, members, literal: None };
+    }
+    let ranges = scene.resolver.ranges(alias);
+    let mut families = [Bits::default(), Bits::default()];
+    let [v4, v6] = &mut families;
+    for slot in members.iter() {
+        if let Some(node) = scene.ground.nodes.get(slot) {
+            [(&mut *v4, node.v4), (&mut *v6, node.v6)]
+                .into_iter()
+                .filter(|(_, ip)| holds(&ranges, *ip))
+                .for_each(|(family, _)| family.set(slot));
+        }
+    }
+    Side { everything: false, families, members, literal: Some(ranges) }
+}
+
+/// Whether sorted, disjoint ranges contain `ip`.
+fn holds(ranges: &[Range], ip: IpAddr) -> bool {
+    let single = Range::single(ip);
+    let at = ranges.partition_point(|r| *r < single);
+    let near = at.checked_sub(1).into_iter().chain([at]);
+    near.filter_map(|at| ranges.get(at)).any(|r| r.contains(ip))
+}
+
+/// Protocols that a test asks for; any of them will do.
+fn protocols(word: Option<&Spanned<String>>) -> Result<&'static [u8], Unfit> {
+    let text = word.map_or("", |w| w.value.trim());
+    match text.to_ascii_lowercase().as_str() {
+        "" => Ok(&DEFAULT_PROTOCOLS),
+        "tcp" | "6" => Ok(&[6]),
+        "udp" | "17" => Ok(&[17]),
+        "sctp" | "132" => Ok(&[132]),
+        _ => Err((
+            format!("\"proto\" {} has no ports to test", quote(text)),
+            "tests know tcp, udp and sctp; without \"proto\" any of tcp, udp and icmp will do",
+        )),
+    }
+}
+
+/// Attributes that a test gives its source; `None` when it gives none.
+fn attributes(test: &Test) -> Option<Attributes> {
+    let known = |(name, value): (&String, &serde_json::Value)| {
+        let value = match value {
+            serde_json::Value::String(text) => AttrValue::Text(text.clone()),
+            serde_json::Value::Bool(yes) => AttrValue::Bool(*yes),
+            serde_json::Value::Number(number) => AttrValue::Number(number.as_f64()?),
+            _ => return None,
+        };
+        Some((name.clone(), value))
+    };
+    (!test.posture_attrs.is_empty()).then(|| test.posture_attrs.iter().filter_map(known).collect())
+}
+
+/// Splits `host:port` at the last colon. An IPv6 address stands in brackets; there is one port.
+fn split(text: &str) -> Result<(String, u16), Unfit> {
+    const PORT_HINT: &str = "a test needs one port from 1 to 65535, such as tag:server:22";
+    let Some((name, port)) = text.rsplit_once(':') else {
+        return Err((format!("{} has no port", quote(text)), PORT_HINT));
+    };
+    let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    let port = digits.then(|| port.parse::<u16>().ok()).flatten().filter(|p| *p > 0);
+    let Some(port) = port else {
+        return Err((format!("{} has no single port", quote(text)), PORT_HINT));
+    };
+    let name = name.trim();
+    let inner = name.strip_prefix('[').and_then(|n| n.strip_suffix(']'));
+    let v6 = |n: &str| n.parse::<std::net::Ipv6Addr>().is_ok();
+    match inner {
+        Some(inner) if v6(inner) => Ok((inner.to_owned(), port)),
+        None if !v6(name) && !name.contains(['[', ']', '/']) => Ok((name.to_owned(), port)),
+        _ => Err((
+            format!("{} cannot be a destination of a test", quote(text)),
+            "write one address, an IPv6 address in brackets: [fd7a:115c:a1e0::1]:22",
+        )),
+    }
+}
