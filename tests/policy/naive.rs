@@ -41,65 +41,55 @@ impl<'a> Naive<'a> {
         let nodes = || world.nodes.values();
         let at = nodes().flat_map(|n| addresses(n).map(|ip| (ip, n))).collect();
         let mut naive = Self { file, world, at, routes: nodes().flat_map(subnets).collect(), rules: vec![] };
+        let mut rules = Vec::new();
+        let mut rule = |src, posture, dst, ports, app, via| {
+            let (nets, from, to, internet) = Default::default();
+            rules.push(Rule { src, posture, dst, ports, app, via, nets, from, to, internet });
+        };
         for grant in file.grants.iter().flatten() {
             for dst in &grant.dst {
                 let src = grant.src.iter().map(|s| &s.value).collect();
                 let ports = grant.ip.iter().map(|e| (e.protocol, &*e.ports)).collect();
-                naive.rule(src, &grant.posture, &dst.value, ports);
-                let rule = naive.rules.last_mut().unwrap();
-                rule.app = Some(&grant.app);
-                rule.via = grant.via.iter().map(|t| t.value.as_str()).collect();
+                let via = grant.via.iter().map(|t| t.value.as_str()).collect();
+                rule(src, &grant.posture, &dst.value, ports, Some(&grant.app), via);
             }
         }
         for acl in file.acls.iter().flatten() {
             for dst in &acl.dst {
-                let src = acl.src.iter().map(|s| &s.value).collect();
-                naive.rule(src, &acl.posture, &dst.value.alias, vec![(acl.protocol, &dst.value.ports)]);
+                let (src, ports) = (acl.src.iter().map(|s| &s.value).collect(), &*dst.value.ports);
+                rule(src, &acl.posture, &dst.value.alias, vec![(acl.protocol, ports)], None, BTreeSet::new());
             }
         }
         if file.acls.is_none() && file.grants.is_none() {
-            naive.rule(vec![&Alias::Any], &None, &Alias::Any, vec![(None, &[PortRange::ANY])]);
+            let ports = vec![(None, &[PortRange::ANY][..])];
+            rule(vec![&Alias::Any], &None, &Alias::Any, ports, None, BTreeSet::new());
+        }
+        for mut rule in rules {
+            naive.settle(&mut rule);
+            naive.rules.push(rule);
         }
         naive
     }
 
-    fn rule(
-        &mut self,
-        src: Vec<&'a Alias>,
-        posture: &'a SrcPosture,
-        dst: &'a Alias,
-        ports: Vec<(Option<u8>, &'a [PortRange])>,
-    ) {
-        let (nets, from, to) = Default::default();
-        let mut rule = Rule {
-            src,
-            posture,
-            dst,
-            ports,
-            app: None,
-            via: BTreeSet::new(),
-            nets,
-            from,
-            to,
-            internet: false,
+    /// Works out whom and what a rule relates.
+    fn settle(&self, rule: &mut Rule<'a>) {
+        let nets = |holds: &dyn Fn(IpAddr) -> bool, names: &[&Alias]| -> BTreeSet<IpNet> {
+            let any = |net: &&IpNet| self.points(names, span(**net)).into_iter().any(holds);
+            self.routes.iter().filter(any).copied().collect()
         };
-        let nets = |holds: &dyn Fn(&IpNet) -> bool| self.routes.iter().copied().filter(holds).collect();
-        rule.nets = [
-            nets(&|net| self.points(&rule.src, span(*net)).into_iter().any(|ip| self.source(&rule, ip))),
-            nets(&|net| self.points(&[dst], span(*net)).into_iter().any(|ip| self.means(dst, ip))),
-        ];
-        let all = |s: &Span| self.points(&[dst], *s).into_iter().all(|ip| self.means(dst, ip));
-        rule.internet =
-            [true, false].iter().any(|v4| INTERNET.iter().filter(|s| s.0.is_ipv4() == *v4).all(all));
+        // Capabilities for `*` are for the tailnet, unless a companion comes back from all that is routed.
+        let tailnet = rule.ports.is_empty() && *rule.dst == Alias::Any;
+        let means = |ip| self.means(rule.dst, ip) && !(tailnet && companions(rule.app).is_empty());
+        rule.nets = [nets(&|ip| self.source(rule, ip), &rule.src), nets(&means, &[rule.dst])];
+        let all = |s: &Span| self.points(&[rule.dst], *s).into_iter().all(|ip| self.means(rule.dst, ip));
+        let family = |v4| INTERNET.iter().filter(|s| s.0.is_ipv4() == v4).all(all);
+        rule.internet = !tailnet && (family(true) || family(false));
+        let serves = |n: &WorldNode, side: usize| subnets(n).any(|r| rule.nets[side].contains(&r));
+        let from = |n: &&WorldNode| self.from_node(rule, n) || serves(n, 0);
+        let to = |n: &&WorldNode| addresses(n).iter().any(|ip| self.means(rule.dst, *ip)) || serves(n, 1);
         let nodes = self.world.nodes.values();
-        let serves = |node, side: usize| subnets(node).any(|r| rule.nets[side].contains(&r));
-        rule.from =
-            nodes.clone().filter(|n| self.from_node(&rule, n) || serves(n, 0)).map(|n| n.id).collect();
-        rule.to = nodes
-            .filter(|n| addresses(n).iter().any(|ip| self.means(dst, *ip)) || serves(n, 1))
-            .map(|n| n.id)
-            .collect();
-        self.rules.push(rule);
+        let (from, to) = (nodes.clone().filter(from), nodes.filter(to));
+        (rule.from, rule.to) = (from.map(|n| n.id).collect(), to.map(|n| n.id).collect());
     }
 
     fn is(&self, alias: &Alias, node: &WorldNode) -> bool {
@@ -212,6 +202,16 @@ impl<'a> Naive<'a> {
             }
         })
     }
+}
+
+/// Capabilities that others have in return.
+pub(super) fn companions(app: Option<&AppCaps>) -> Vec<&'static str> {
+    let pairs = [
+        ("tailscale.com/cap/drive", "tailscale.com/cap/drive-sharer"),
+        ("tailscale.com/cap/relay", "tailscale.com/cap/relay-target"),
+    ];
+    let granted = |name| app.is_some_and(|caps| caps.contains_key(name));
+    pairs.iter().filter(|(name, _)| granted(*name)).map(|(_, back)| *back).collect()
 }
 
 fn condition(c: &Condition, node: &WorldNode) -> bool {

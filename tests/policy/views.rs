@@ -8,7 +8,7 @@ use tsd::acl::WorldNode;
 use tsd::acl::ast::Alias;
 use tsd::keys::NodeId;
 
-use super::naive::{Naive, Rule};
+use super::naive::{Naive, Rule, companions};
 use super::plain::is_exit;
 
 impl Naive<'_> {
@@ -23,15 +23,8 @@ impl Naive<'_> {
                     self.source(rule, to) && self.means_source(dst, from),
                 ),
             };
-            for name in app.keys() {
-                out.extend(there.then(|| name.clone()));
-                let companion = match name.as_str() {
-                    "tailscale.com/cap/drive" => "tailscale.com/cap/drive-sharer",
-                    "tailscale.com/cap/relay" => "tailscale.com/cap/relay-target",
-                    _ => continue,
-                };
-                out.extend(back.then(|| companion.to_owned()));
-            }
+            out.extend(app.keys().filter(|_| there).cloned());
+            out.extend(companions(Some(app)).into_iter().filter(|_| back).map(str::to_owned));
         }
         out
     }
@@ -63,7 +56,9 @@ impl Naive<'_> {
             let back = |r: &Rule<'_>| {
                 r.nets[0].contains(route) && (r.to.contains(&viewer.id) || (r.internet && is_exit(viewer)))
             };
-            let plain = |r: &Rule<'_>| r.via.is_empty() && (from(r) && to(r) || back(r));
+            // The way back leads through whoever carries the rule.
+            let plain =
+                |r: &Rule<'_>| (r.via.is_empty() && from(r) && to(r)) || (self.passes(r, viewer) && back(r));
             let steered = |r: &Rule<'_>| {
                 from(r) && to(r) && self.passes(r, peer) && first(*route, Some(&r.via)) == Some(peer.id)
             };
