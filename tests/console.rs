@@ -43,6 +43,8 @@ fn settings() -> anyhow::Result<Settings> {
         key_expiry: None,
         ephemeral_timeout: Duration::from_secs(60),
         ipv4_pool: "100.64.0.0/10".parse()?,
+        domains: Default::default(),
+        policy_file: None,
     })
 }
 

@@ -26,8 +26,9 @@ impl ApiError {
                 body.faults = faults.into_iter().map(Fault::from).collect();
                 (StatusCode::UNPROCESSABLE_ENTITY, "policy")
             }
-            AdminError::NeedsConfirmation(diff) => {
-                body.diff = Some(Diff::named(*diff, &control.nodes()));
+            AdminError::NeedsConfirmation(outcome) => {
+                body.diff = Some(Diff::named(outcome.diff, &control.nodes()));
+                body.cuts_author = outcome.cuts_author;
                 (StatusCode::PRECONDITION_REQUIRED, "needs-confirmation")
             }
             AdminError::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),

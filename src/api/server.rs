@@ -19,8 +19,8 @@ use tokio::task::JoinSet;
 
 use super::error::ApiError;
 use super::types::{
-    Approve, AuthKey, CreateAuthKey, CreatedAuthKey, Link, Login, Name, Node, Outcome, Policy, Routes,
-    SetPolicy, Status, Tags, User,
+    Approve, AuthKey, CreateAuthKey, CreatedAuthKey, Link, Login, Name, Node, Outcome, Policy, PolicyEntry,
+    Role, Rollback, Routes, SetPolicy, Status, Tags, User,
 };
 use crate::control::service::{Actor, AdminError, Control, NewAuthKeyRequest};
 use crate::model::Tag;
@@ -28,8 +28,10 @@ use crate::model::Tag;
 /// Makes a console link with a one-time token.
 pub type LinkMaker = Arc<dyn Fn() -> BoxFuture<'static, Result<String, AdminError>> + Send + Sync>;
 
-/// A policy of megabytes is a mistake; everything else is far smaller.
-const MAX_BODY: usize = 4 << 20;
+/// Everything but a policy is far smaller.
+const MAX_BODY: usize = 1 << 20;
+/// A policy of 64 MiB as a JSON string: quotes and line ends take two bytes.
+const POLICY_BODY: usize = 160 << 20;
 /// Admins and their scripts; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 256;
 
@@ -123,6 +125,7 @@ fn routes(api: Api) -> Router {
         .route("/v1/console/link", post(console_link))
         .route("/v1/users", get(users).post(create_user))
         .route("/v1/users/{user}", axum::routing::patch(rename_user).delete(delete_user))
+        .route("/v1/users/{user}/role", axum::routing::put(set_role))
         .route("/v1/authkeys", get(auth_keys).post(create_auth_key))
         .route("/v1/authkeys/{key}", axum::routing::delete(revoke_auth_key))
         .route("/v1/nodes", get(nodes))
@@ -133,9 +136,7 @@ fn routes(api: Api) -> Router {
         .route("/v1/logins", get(logins))
         .route("/v1/logins/{login}/approve", post(approve_login))
         .route("/v1/logins/{login}/reject", post(reject_login))
-        .route("/v1/policy", get(policy).put(set_policy))
-        .route("/v1/policy/check", post(check_policy))
-        .route("/v1/policy/history", get(policy_history))
+        .merge(policy_routes().layer(DefaultBodyLimit::max(POLICY_BODY)))
         .fallback(|| async {
             ApiError::invalid(
                 "this server does not know that request; are tsd and the server of one version?",
@@ -143,6 +144,16 @@ fn routes(api: Api) -> Router {
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api)
+}
+
+/// What takes or gives policy texts.
+fn policy_routes() -> Router<Api> {
+    Router::new()
+        .route("/v1/policy", get(policy).put(set_policy))
+        .route("/v1/policy/check", post(check_policy))
+        .route("/v1/policy/history", get(policy_history))
+        .route("/v1/policy/history/{version}", get(policy_at))
+        .route("/v1/policy/rollback", post(rollback_policy))
 }
 
 type Answer<T> = Result<Json<T>, ApiError>;
@@ -157,7 +168,7 @@ impl Api {
 }
 
 fn by() -> Actor {
-    Actor("admin socket".to_owned())
+    Actor::local("admin socket")
 }
 
 fn tags(texts: &[String]) -> Result<Vec<Tag>, ApiError> {
@@ -188,6 +199,14 @@ async fn create_user(State(api): State<Api>, Json(body): Json<Name>) -> Answer<U
 
 async fn rename_user(State(api): State<Api>, Arg(user): Arg<String>, Json(body): Json<Name>) -> Answer<User> {
     api.answer(api.control.rename_user(&by(), &user, &body.name).await)
+}
+
+async fn set_role(State(api): State<Api>, Arg(user): Arg<String>, Json(body): Json<Role>) -> Answer<User> {
+    let Some(role) = crate::model::Role::parse(body.role.trim()) else {
+        let all = crate::model::Role::ALL.map(crate::model::Role::as_str).join(", ");
+        return Err(ApiError::invalid(format!("{:?} is no role; there are {all}", body.role)));
+    };
+    api.answer(api.control.set_role(&by(), &user, role).await)
 }
 
 async fn delete_user(State(api): State<Api>, Arg(user): Arg<String>) -> Answer<User> {
@@ -274,18 +293,29 @@ async fn policy(State(api): State<Api>) -> Json<Policy> {
     Json(api.control.policy().into())
 }
 
-async fn policy_history(State(api): State<Api>) -> Answer<Vec<Policy>> {
+async fn policy_history(State(api): State<Api>) -> Answer<Vec<PolicyEntry>> {
     let all = api.control.policy_history().await;
-    api.answer(all.map(|list| list.into_iter().map(Policy::from).collect::<Vec<_>>()))
+    api.answer(all.map(|list| list.into_iter().map(PolicyEntry::from).collect::<Vec<_>>()))
+}
+
+async fn policy_at(State(api): State<Api>, Arg(version): Arg<u64>) -> Answer<Policy> {
+    api.answer(api.control.policy_at(version).await)
 }
 
 async fn check_policy(State(api): State<Api>, Json(body): Json<SetPolicy>) -> Answer<Outcome> {
-    let outcome = api.control.check_policy(&body.text).await;
+    let outcome = api.control.check_policy(&by(), &body.text).await;
     api.answer(outcome.map(|o| Outcome::named(o, &api.control.nodes())))
 }
 
 async fn set_policy(State(api): State<Api>, Json(body): Json<SetPolicy>) -> Answer<Outcome> {
-    let outcome = api.control.set_policy(&by(), &body.text, body.confirmed, body.expect).await;
+    let SetPolicy { text, comment, confirmed, expect } = body;
+    let outcome = api.control.set_policy(&by(), &text, &comment, confirmed, expect).await;
+    api.answer(outcome.map(|o| Outcome::named(o, &api.control.nodes())))
+}
+
+async fn rollback_policy(State(api): State<Api>, Json(body): Json<Rollback>) -> Answer<Outcome> {
+    let Rollback { version, comment, confirmed, expect } = body;
+    let outcome = api.control.rollback_policy(&by(), version, &comment, confirmed, expect).await;
     api.answer(outcome.map(|o| Outcome::named(o, &api.control.nodes())))
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::acl::{AccessChange, PolicyError};
 use crate::control::service::{AuthKeyView, LoginView, NewAuthKey, NodeView, PolicyOutcome, UserView};
-use crate::model::PolicyVersion;
+use crate::model::{PolicySummary, PolicyVersion};
 
 /// A user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,8 @@ pub struct User {
     pub id: u64,
     /// Login name.
     pub name: String,
+    /// `owner`, `admin`, `network-admin`, `it-admin`, `auditor`, `billing-admin`, `member`.
+    pub role: String,
     /// When made.
     pub created: DateTime<Utc>,
     /// How many devices they own.
@@ -24,7 +26,7 @@ pub struct User {
 
 impl From<UserView> for User {
     fn from(v: UserView) -> Self {
-        Self { id: v.id.0, name: v.name, created: v.created, nodes: v.nodes }
+        Self { id: v.id.0, name: v.name, role: v.role.to_string(), created: v.created, nodes: v.nodes }
     }
 }
 
@@ -33,6 +35,13 @@ impl From<UserView> for User {
 pub struct Name {
     /// The name.
     pub name: String,
+}
+
+/// A role to give.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Role {
+    /// As in [`User::role`].
+    pub role: String,
 }
 
 /// A pre-auth key without its secret.
@@ -252,6 +261,9 @@ pub struct Policy {
     pub version: u64,
     /// Who stored it.
     pub author: String,
+    /// Why; may be empty.
+    #[serde(default)]
+    pub comment: String,
     /// When.
     pub created: DateTime<Utc>,
     /// Its text.
@@ -260,8 +272,45 @@ pub struct Policy {
 
 impl From<PolicyVersion> for Policy {
     fn from(v: PolicyVersion) -> Self {
-        Self { version: v.version, author: v.author, created: v.created, text: v.text }
+        Self { version: v.version, author: v.author, comment: v.comment, created: v.created, text: v.text }
     }
+}
+
+/// A stored policy in the history, without its text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyEntry {
+    /// Number.
+    pub version: u64,
+    /// Who stored it.
+    pub author: String,
+    /// Why; may be empty.
+    pub comment: String,
+    /// When.
+    pub created: DateTime<Utc>,
+    /// Length of its text.
+    pub bytes: u64,
+}
+
+impl From<PolicySummary> for PolicyEntry {
+    fn from(v: PolicySummary) -> Self {
+        Self { version: v.version, author: v.author, comment: v.comment, created: v.created, bytes: v.bytes }
+    }
+}
+
+/// An old version to put in force again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollback {
+    /// Which.
+    pub version: u64,
+    /// Why.
+    #[serde(default)]
+    pub comment: String,
+    /// Lost access was seen and is meant.
+    #[serde(default)]
+    pub confirmed: bool,
+    /// The version that was looked at.
+    #[serde(default)]
+    pub expect: Option<u64>,
 }
 
 /// A policy text to check or store.
@@ -269,6 +318,9 @@ impl From<PolicyVersion> for Policy {
 pub struct SetPolicy {
     /// The text.
     pub text: String,
+    /// Why; kept in the history.
+    #[serde(default)]
+    pub comment: String,
     /// Lost access was seen and is meant.
     #[serde(default)]
     pub confirmed: bool,
@@ -360,6 +412,9 @@ pub struct Outcome {
     pub diff: Diff,
     /// Faults that do not stop it.
     pub warnings: Vec<Fault>,
+    /// Who asks would lose the way to this server: in what way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cuts_author: Option<String>,
 }
 
 impl Outcome {
@@ -371,6 +426,7 @@ impl Outcome {
             applied: outcome.applied,
             diff: Diff::named(outcome.diff, nodes),
             warnings: outcome.warnings.into_iter().map(Fault::from).collect(),
+            cuts_author: outcome.cuts_author,
         }
     }
 }
@@ -407,6 +463,12 @@ pub struct Status {
     pub logins: usize,
     /// Version of the policy in force; 0 is the default.
     pub policy_version: u64,
+    /// Why the policy stored last is not in force.
+    #[serde(default)]
+    pub policy_fault: Option<String>,
+    /// Tests of the policy in force that do not hold.
+    #[serde(default)]
+    pub broken_tests: Vec<Fault>,
     /// Relay connections now.
     pub derp_connections: u64,
     /// Packets relayed since start.
@@ -432,4 +494,7 @@ pub struct ErrorBody {
     /// What a policy would take away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diff: Option<Diff>,
+    /// Who asks would lose the way to this server: in what way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cuts_author: Option<String>,
 }

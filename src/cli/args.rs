@@ -78,6 +78,14 @@ pub enum Users {
         /// The new name
         name: String,
     },
+    /// Say what a user may do, and which role autogroups of the policy they belong to
+    Role {
+        /// Id or name
+        user: String,
+        /// owner, admin, network-admin, it-admin, auditor, billing-admin or member
+        #[arg(value_parser = role)]
+        role: crate::model::Role,
+    },
     /// Delete a user who owns no devices
     Delete {
         /// Id or name
@@ -214,6 +222,13 @@ pub enum Policy {
 pub enum Console {
     /// Make a new link that signs in once
     Link,
+}
+
+fn role(text: &str) -> Result<crate::model::Role, String> {
+    crate::model::Role::parse(text).ok_or_else(|| {
+        let all = crate::model::Role::ALL.map(crate::model::Role::as_str);
+        format!("{text:?} is no role; there are {}", all.join(", "))
+    })
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -10,7 +10,7 @@ use super::client::Client;
 use super::exit::Failure;
 use super::printer::{Printer, moment, table};
 use crate::api::check_offline;
-use crate::api::types::{Diff, ErrorBody, Fault, Outcome, Policy, SetPolicy};
+use crate::api::types::{Diff, ErrorBody, Fault, Outcome, Policy, PolicyEntry, SetPolicy};
 
 pub(super) async fn run(command: Args, client: &Client, printer: &Printer) -> Result<(), Failure> {
     match command {
@@ -19,17 +19,21 @@ pub(super) async fn run(command: Args, client: &Client, printer: &Printer) -> Re
             printer.data(&policy, || policy.text.clone())
         }
         Args::History => {
-            let all: Vec<Policy> = client.get("/v1/policy/history").await?;
-            let row = |p: &Policy| {
+            let all: Vec<PolicyEntry> = client.get("/v1/policy/history").await?;
+            let row = |p: &PolicyEntry| {
                 vec![
                     p.version.to_string(),
                     moment(Some(p.created)),
                     p.author.clone(),
-                    p.text.len().to_string(),
+                    p.bytes.to_string(),
+                    p.comment.clone(),
                 ]
             };
             printer.data(&all, || {
-                table(&["VERSION", "STORED", "BY", "BYTES"], &all.iter().map(row).collect::<Vec<_>>())
+                table(
+                    &["VERSION", "STORED", "BY", "BYTES", "COMMENT"],
+                    &all.iter().map(row).collect::<Vec<_>>(),
+                )
             })
         }
         Args::Check { file } => check(&file, client, printer).await,
@@ -71,7 +75,7 @@ async fn set(file: &Path, yes: bool, client: &Client, printer: &Printer) -> Resu
             return Err(Failure::User("nothing was changed".to_owned()));
         }
     }
-    let body = SetPolicy { text, confirmed: loses, expect: Some(seen.version) };
+    let body = SetPolicy { text, comment: String::new(), confirmed: loses, expect: Some(seen.version) };
     let outcome: Outcome =
         client.send(Method::PUT, "/v1/policy", &body).await.map_err(|failure| placed(file, failure))?;
     printer.data(&outcome, || {
@@ -81,7 +85,7 @@ async fn set(file: &Path, yes: bool, client: &Client, printer: &Printer) -> Resu
 
 /// What the server thinks of a text, with faults placed in the file.
 async fn checked(file: &Path, text: &str, client: &Client) -> Result<Outcome, Failure> {
-    let body = SetPolicy { text: text.to_owned(), confirmed: false, expect: None };
+    let body = SetPolicy { text: text.to_owned(), comment: String::new(), confirmed: false, expect: None };
     let outcome = client.send(Method::POST, "/v1/policy/check", &body).await;
     outcome.map_err(|failure| placed(file, failure))
 }

@@ -48,11 +48,23 @@ pub(super) async fn status(client: &Client, printer: &Printer) -> Result<(), Fai
             ("Devices", format!("{} ({} online)", s.nodes, s.online)),
             ("Users", s.users.to_string()),
             ("Waiting logins", s.logins.to_string()),
-            ("Policy", s.policy_version.to_string()),
+            ("Policy", policy(&s)),
             ("Relay", format!("{} connections, {} packets", s.derp_connections, s.derp_packets)),
             ("STUN", format!("{} requests", s.stun_requests)),
         ])
     })
+}
+
+/// Its number, and what is wrong with it; the warnings above say more.
+fn policy(s: &Status) -> String {
+    let mut out = s.policy_version.to_string();
+    if s.policy_fault.is_some() {
+        out.push_str(", not the one stored last");
+    }
+    if !s.broken_tests.is_empty() {
+        out.push_str(&format!(", {} test(s) do not hold", s.broken_tests.len()));
+    }
+    out
 }
 
 #[cfg(test)]

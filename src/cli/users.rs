@@ -7,7 +7,7 @@ use super::args::Users;
 use super::client::{Client, path};
 use super::exit::Failure;
 use super::printer::{Printer, moment, table};
-use crate::api::types::{Name, User};
+use crate::api::types::{Name, Role, User};
 
 /// What `users create` prints.
 #[derive(Serialize)]
@@ -26,16 +26,25 @@ pub(super) async fn run(command: Users, client: &Client, printer: &Printer) -> R
         Users::List => {
             let users: Vec<User> = client.get("/v1/users").await?;
             let row = |u: &User| {
-                vec![u.id.to_string(), u.name.clone(), u.nodes.to_string(), moment(Some(u.created))]
+                let (id, nodes) = (u.id.to_string(), u.nodes.to_string());
+                vec![id, u.name.clone(), u.role.clone(), nodes, moment(Some(u.created))]
             };
             printer.data(&users, || {
-                table(&["ID", "NAME", "DEVICES", "CREATED"], &users.iter().map(row).collect::<Vec<_>>())
+                table(
+                    &["ID", "NAME", "ROLE", "DEVICES", "CREATED"],
+                    &users.iter().map(row).collect::<Vec<_>>(),
+                )
             })
         }
         Users::Rename { user, name } => {
             let user: User =
                 client.send(Method::PATCH, &path("/v1/users", &user, ""), &Name { name }).await?;
             printer.data(&user, || format!("{}  {}", user.id, user.name))
+        }
+        Users::Role { user, role } => {
+            let body = Role { role: role.as_str().to_owned() };
+            let user: User = client.send(Method::PUT, &path("/v1/users", &user, "/role"), &body).await?;
+            printer.data(&user, || format!("{}  {}  {}", user.id, user.name, user.role))
         }
         Users::Delete { user } => {
             let user: User = client.act(Method::DELETE, &path("/v1/users", &user, "")).await?;

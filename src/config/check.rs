@@ -1,6 +1,7 @@
 //! From what was written to what may run: the pure check. Every fault is found, not only the first;
 //! impossible combinations are refused here so that no other room has to think of them.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -99,6 +100,7 @@ pub fn check(raw: &RawConfig, default_state_dir: &Path) -> Result<Config, Vec<Fa
         tls_files,
         trusted_proxies,
         policy_file: raw.policy_file.as_ref().map(PathBuf::from),
+        policy_domains: domains(&mut f, raw.policy.domains.as_deref().unwrap_or_default()),
         tailnet_name: raw.tailnet_name.clone(),
         key_expiry: key_expiry(&mut f, raw.key_expiry.as_deref()),
         ephemeral_timeout: ephemeral_timeout(&mut f, raw.ephemeral_timeout.as_deref()),
@@ -116,6 +118,18 @@ pub fn check(raw: &RawConfig, default_state_dir: &Path) -> Result<Config, Vec<Fa
     }
     combinations(&mut f, &config);
     if f.0.is_empty() { Ok(config) } else { Err(f.0) }
+}
+
+/// Mail domains: `example.com`, as they stand behind the `@`.
+fn domains(f: &mut Faults, written: &[String]) -> BTreeSet<String> {
+    let fine = |d: &str| {
+        !d.is_empty()
+            && d.split('.').all(|l| !l.is_empty() && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'))
+    };
+    for domain in written.iter().filter(|d| !fine(d)) {
+        f.add("policy.domains", format!("{domain:?} is no mail domain; write it like example.com"));
+    }
+    written.iter().cloned().collect()
 }
 
 /// What is fine alone but cannot be together.

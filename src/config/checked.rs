@@ -1,6 +1,6 @@
 //! A configuration that may run: what every other room sees. Only `check` makes one from outside text.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -123,6 +123,8 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// Policy file.
     pub policy_file: Option<PathBuf>,
+    /// Mail domains of the tailnet; none: those of the users' login names.
+    pub policy_domains: BTreeSet<String>,
     /// Name of the network; the URL's host when `None`.
     pub tailnet_name: Option<String>,
     /// How long a login lasts; for ever when `None`.

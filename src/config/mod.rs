@@ -267,7 +267,7 @@ fn unknown_keys(file: &FileText, dict: &Dict) -> Vec<String> {
 }
 
 /// Keys that are lists: several values stand in one variable, separated by commas.
-const LISTS: [&str; 3] = ["trusted_proxies", "dns.resolvers", "dns.search"];
+const LISTS: [&str; 4] = ["trusted_proxies", "dns.resolvers", "dns.search", "policy.domains"];
 /// Keys that are no text; structured ones are written as figment reads them: `{a=[..]}`.
 const TYPED: [&str; 7] = [
     "derp.enabled",

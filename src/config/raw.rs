@@ -45,6 +45,16 @@ pub struct RawConfig {
     pub stun: RawStun,
     /// Names.
     pub dns: RawDns,
+    /// Access rules.
+    pub policy: RawPolicy,
+}
+
+/// `[policy]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RawPolicy {
+    /// Mail domains of the tailnet.
+    pub domains: Option<Vec<String>>,
 }
 
 /// `[log]`.

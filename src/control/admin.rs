@@ -8,7 +8,7 @@ use super::register::{self, Newcomer};
 use super::state::Draft;
 use super::types::{AdminError, AuthKeyView, LoginView, NewAuthKey, NewAuthKeyRequest, NodeView, UserView};
 use super::views;
-use crate::model::{LoginId, Node, Owner, PreAuthKey, Tag, Tags, User};
+use crate::model::{LoginId, Node, Owner, PreAuthKey, Role, Tag, Tags, User};
 
 /// A pre-auth key works no longer than this (RELIABILITY 1.4).
 const MAX_KEY_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -46,10 +46,11 @@ fn check_user_name(draft: &Draft, name: &str) -> Done<String> {
     Ok(name)
 }
 
-/// Makes a user.
+/// Makes a user; the first one owns the tailnet.
 pub(super) fn create_user(draft: &mut Draft, name: &str) -> Done<UserView> {
     let name = check_user_name(draft, name)?;
-    let user = User { id: draft.next_user(), name, created: draft.now.wall };
+    let role = if draft.net.users.is_empty() { Role::Owner } else { Role::Member };
+    let user = User { id: draft.next_user(), name, role, created: draft.now.wall };
     let user = draft.put_user(user);
     Ok(views::user(&draft.net, &user))
 }
@@ -62,9 +63,38 @@ pub(super) fn rename_user(draft: &mut Draft, user: &str, name: &str) -> Done<Use
     Ok(views::user(&draft.net, &user))
 }
 
+/// Gives a user another role.
+pub(super) fn set_role(draft: &mut Draft, user: &str, role: Role) -> Done<UserView> {
+    let mut user = find_user(draft, user)?;
+    if role != Role::Owner {
+        other_owner(draft, &user)?;
+    }
+    if user.role == role {
+        return Ok(views::user(&draft.net, &user));
+    }
+    user.role = role;
+    let user = draft.put_user(user);
+    Ok(views::user(&draft.net, &user))
+}
+
+/// A tailnet with users has an owner.
+fn other_owner(draft: &Draft, user: &User) -> Done<()> {
+    let another = |u: &std::sync::Arc<User>| u.role == Role::Owner && u.id != user.id;
+    if user.role != Role::Owner || draft.net.users.values().any(another) {
+        return Ok(());
+    }
+    Err(AdminError::Conflict(format!(
+        "user {:?} is the only owner, and there has to be one; make somebody else an owner first: `tsd users role NAME owner`",
+        user.name
+    )))
+}
+
 /// Deletes a user without devices.
 pub(super) fn delete_user(draft: &mut Draft, user: &str) -> Done<UserView> {
     let user = find_user(draft, user)?;
+    if draft.net.users.len() > 1 {
+        other_owner(draft, &user)?;
+    }
     let view = views::user(&draft.net, &user);
     if view.nodes > 0 {
         return Err(AdminError::Conflict(format!(

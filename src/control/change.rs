@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::acl::Touched;
 use crate::keys::NodeId;
 
 /// A mergeable set of changes.
@@ -11,23 +12,33 @@ use crate::keys::NodeId;
 pub(super) struct Change {
     /// Nodes whose record or presence changed, came or went.
     pub(super) nodes: BTreeSet<NodeId>,
-    /// The policy was compiled anew: peers and rules of anybody may differ.
-    pub(super) access: bool,
-    /// Settings were replaced, or users renamed.
+    /// Whose peers, rules and capabilities may differ.
+    pub(super) access: Touched,
+    /// Settings were replaced: everything may differ for everybody.
     pub(super) settings: bool,
+    /// Users were renamed.
+    pub(super) users: bool,
 }
 
 impl Change {
     /// Whether there is nothing to tell.
     #[must_use]
     pub(super) fn is_empty(&self) -> bool {
-        self.nodes.is_empty() && !self.access && !self.settings
+        *self == Self::default()
     }
 
     /// Takes `other` in.
     pub(super) fn merge(&mut self, other: &Self) {
         self.nodes.extend(&other.nodes);
-        self.access |= other.access;
+        self.touch(&other.access);
         self.settings |= other.settings;
+        self.users |= other.users;
+    }
+
+    /// Takes in what a compilation touched.
+    pub(super) fn touch(&mut self, touched: &Touched) {
+        self.access.nodes.extend(&touched.nodes);
+        self.access.filters.extend(&touched.filters);
+        self.access.all |= touched.all;
     }
 }

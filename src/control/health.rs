@@ -95,6 +95,15 @@ impl Control {
             out.push(format!("changes are refused: {fault}"));
         }
         let net: Arc<Tailnet> = self.net();
+        out.extend(self.policy_fault());
+        let broken = self.broken_tests();
+        if let Some(first) = broken.first() {
+            let count = broken.len();
+            out.push(format!(
+                "{count} test(s) of the policy do not hold any more, the first at line {}: {}; mend the policy or what it speaks of",
+                first.line, first.message
+            ));
+        }
         for id in shared.hub.contested(Now::read().mono) {
             if let Some(node) = net.nodes.get(&id) {
                 out.push(format!(

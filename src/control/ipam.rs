@@ -14,7 +14,7 @@ const REST: Duration = Duration::hours(24);
 /// The pool has no address left.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "no free address in the pool {0}: remove nodes (a freed address rests for 24 hours) or configure a larger pool"
+    "no free address in the pool {0}: remove nodes (a freed address rests for 24 hours) or configure a larger pool (ipv4_pool, or ipPool in the policy's nodeAttrs)"
 )]
 pub(super) struct Exhausted(pub(super) Ipv4Net);
 
@@ -24,6 +24,8 @@ pub(super) struct Ledger {
     /// `None`: taken; a time: free again since then.
     taken: Arc<HashMap<Ipv4Addr, Option<DateTime<Utc>>>>,
     cursor: u32,
+    /// The same for the networks that a policy names; few.
+    cursors: Arc<HashMap<Ipv4Net, u32>>,
 }
 
 impl Ledger {
@@ -32,7 +34,7 @@ impl Ledger {
     pub(super) fn new(entries: impl IntoIterator<Item = (Ipv4Addr, Option<DateTime<Utc>>)>) -> Self {
         let taken: HashMap<_, _> = entries.into_iter().collect();
         let cursor = taken.keys().copied().map(u32::from).max().unwrap_or(0);
-        Self { taken: Arc::new(taken), cursor }
+        Self { taken: Arc::new(taken), cursor, cursors: Arc::default() }
     }
 
     /// Notes an address as taken.
@@ -45,7 +47,7 @@ impl Ledger {
         Arc::make_mut(&mut self.taken).insert(address, Some(at));
     }
 
-    /// Takes the next free address of `pool`. Usually one step; at most one round through the pool.
+    /// Takes the next free address of the server's pool. Usually one step; at most one round through it.
     ///
     /// # Errors
     /// When none is free.
@@ -54,12 +56,38 @@ impl Ledger {
         pool: Ipv4Net,
         now: DateTime<Utc>,
     ) -> Result<(Ipv4Addr, Ipv6Addr), Exhausted> {
+        let (cursor, address) = self.next(pool, self.cursor, now)?;
+        self.cursor = cursor;
+        Ok(address)
+    }
+
+    /// Takes the next free address of a network that the policy names.
+    ///
+    /// # Errors
+    /// When none is free.
+    pub(super) fn allocate_from(
+        &mut self,
+        pool: Ipv4Net,
+        now: DateTime<Utc>,
+    ) -> Result<(Ipv4Addr, Ipv6Addr), Exhausted> {
+        let from = self.cursors.get(&pool).copied().unwrap_or_default();
+        let (cursor, address) = self.next(pool, from, now)?;
+        Arc::make_mut(&mut self.cursors).insert(pool, cursor);
+        Ok(address)
+    }
+
+    fn next(
+        &mut self,
+        pool: Ipv4Net,
+        from: u32,
+        now: DateTime<Utc>,
+    ) -> Result<(u32, (Ipv4Addr, Ipv6Addr)), Exhausted> {
         let first = u32::from(pool.network()).saturating_add(1);
         let last = u32::from(pool.broadcast()).saturating_sub(1);
         if first > last {
             return Err(Exhausted(pool));
         }
-        let mut at = self.cursor;
+        let mut at = from;
         let mut left = u64::from(last - first) + 1;
         while left > 0 {
             at = if at < first || at >= last { first } else { at + 1 };
@@ -78,9 +106,8 @@ impl Ledger {
                 Some(Some(since)) => now.signed_duration_since(*since) >= REST,
             };
             if free {
-                self.cursor = at;
                 self.take(address);
-                return Ok((address, v6_of(address)));
+                return Ok((at, (address, v6_of(address))));
             }
         }
         Err(Exhausted(pool))
@@ -138,6 +165,19 @@ mod tests {
         assert_eq!(ledger.allocate(pool, now).unwrap().0.to_string(), "100.100.1.0");
         let mut ledger = Ledger::new([("100.115.91.255".parse().unwrap(), None)]);
         assert_eq!(ledger.allocate(pool, now).unwrap().0.to_string(), "100.115.94.0");
+    }
+
+    #[test]
+    fn a_pool_of_the_policy_leaves_the_place_in_ours_alone() {
+        let now = Now::read().wall;
+        let [ours, theirs]: [Ipv4Net; 2] = ["100.64.0.0/10", "100.81.0.0/30"].map(|t| t.parse().unwrap());
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.allocate(ours, now).unwrap().0.to_string(), "100.64.0.1");
+        assert_eq!(ledger.allocate_from(theirs, now).unwrap().0.to_string(), "100.81.0.1");
+        assert_eq!(ledger.allocate(ours, now).unwrap().0.to_string(), "100.64.0.2");
+        assert_eq!(ledger.allocate_from(theirs, now).unwrap().0.to_string(), "100.81.0.2");
+        let full = ledger.allocate_from(theirs, now).unwrap_err().to_string();
+        assert!(full.contains("100.81.0.0/30") && full.contains("ipPool"), "{full}");
     }
 
     proptest::proptest! {

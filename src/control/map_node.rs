@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use ipnet::IpNet;
-use serde_json::Value;
 
 use super::hostinfo;
 use super::register::TAGGED_USER;
@@ -23,6 +22,10 @@ pub(super) struct Shown {
     online: bool,
     expired: bool,
     routes: Vec<IpNet>,
+    /// Capabilities that peers are told.
+    caps: CapMap,
+    /// The viewer is shown its IPv4 address.
+    v4: bool,
     /// Something outside of the record changed (the base domain): send it whole.
     pub(super) stale: bool,
 }
@@ -33,6 +36,8 @@ impl PartialEq for Shown {
             && self.online == other.online
             && self.expired == other.expired
             && self.routes == other.routes
+            && self.caps == other.caps
+            && self.v4 == other.v4
             && self.stale == other.stale
     }
 }
@@ -47,16 +52,20 @@ pub(super) fn shown(net: &Tailnet, viewer: NodeId, peer: NodeId, now: DateTime<U
         online: net.is_online(peer),
         expired: node.expired(now),
         routes: routes::shown(net, viewer, peer),
+        caps: net.compiled.peer_caps(peer),
+        // Both halves: its own lack, and the viewer's (SEMANTICS.md 10).
+        v4: !net.compiled.without_ipv4(peer) && !net.compiled.without_ipv4(viewer),
         stale: false,
     })
 }
 
-fn addresses(node: &model::Node) -> Vec<IpNet> {
-    [IpAddr::V4(node.ipv4), IpAddr::V6(node.ipv6)].map(IpNet::from).to_vec()
+fn addresses(node: &model::Node, v4: bool) -> Vec<IpNet> {
+    let both = [IpAddr::V4(node.ipv4), IpAddr::V6(node.ipv6)];
+    both.into_iter().filter(|ip| v4 || ip.is_ipv6()).map(IpNet::from).collect()
 }
 
-fn common(net: &Tailnet, node: &model::Node, routes: &[IpNet]) -> Node {
-    let addresses = addresses(node);
+fn common(net: &Tailnet, node: &model::Node, routes: &[IpNet], v4: bool) -> Node {
+    let addresses = addresses(node, v4);
     let mut allowed = addresses.clone();
     allowed.extend(routes);
     Node {
@@ -86,19 +95,14 @@ fn common(net: &Tailnet, node: &model::Node, routes: &[IpNet]) -> Node {
 #[must_use]
 pub(super) fn peer(net: &Tailnet, shown: &Shown) -> Node {
     let node = &shown.node;
-    let exit = shown.routes.iter().filter(|r| routes::is_exit(r)).count() == 2;
-    let mut cap_map = CapMap::new();
-    if exit {
-        cap_map.insert("suggest-exit-node".into(), None);
-    }
     Node {
         hostinfo: Some(hostinfo::for_peers(&node.hostinfo)),
         online: Some(shown.online),
         // Trap 19: only of those who are not here.
         last_seen: node.last_seen.filter(|_| !shown.online),
         expired: shown.expired,
-        cap_map,
-        ..common(net, node, &shown.routes)
+        cap_map: shown.caps.clone(),
+        ..common(net, node, &shown.routes, shown.v4)
     }
 }
 
@@ -107,30 +111,17 @@ pub(super) fn peer(net: &Tailnet, shown: &Shown) -> Node {
 pub(super) fn self_node(net: &Tailnet, me: NodeId, now: DateTime<Utc>) -> Option<Node> {
     let node = net.nodes.get(&me)?;
     let mut routes = node.served_routes();
-    routes.retain(|r| routes::is_exit(r) || net.primaries.get(r) == Some(&me));
+    routes.retain(|r| routes::is_exit(r) || net.primaries.primary(r) == Some(me));
     let mut info = hostinfo::for_peers(&node.hostinfo);
     info.routable_ips.clone_from(&node.hostinfo.routable_ips);
     info.request_tags.clone_from(&node.hostinfo.request_tags);
     Some(Node {
         hostinfo: Some(info),
         expired: node.expired(now),
-        cap_map: self_caps(node),
+        cap_map: net.compiled.self_caps(me),
         online: Some(true),
-        ..common(net, node, &routes)
+        ..common(net, node, &routes, !net.compiled.without_ipv4(me))
     })
-}
-
-/// What the node's own client may offer its person (control.md 9.2).
-fn self_caps(node: &model::Node) -> CapMap {
-    let mut caps = CapMap::from([
-        ("https://tailscale.com/cap/file-sharing".to_owned(), None),
-        ("https://tailscale.com/cap/ssh".to_owned(), None),
-        ("default-auto-update".to_owned(), Some(vec![Value::Bool(false)])),
-    ]);
-    if node.owner.user().is_some() {
-        caps.insert("https://tailscale.com/cap/is-admin".to_owned(), None);
-    }
-    caps
 }
 
 /// Whether the self node has to be sent again. What the client itself told us does not count.

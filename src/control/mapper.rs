@@ -13,7 +13,10 @@ use super::register::{TAGGED_NAME, TAGGED_USER};
 use super::state::Tailnet;
 use super::types::Settings;
 use crate::keys::{NodeId, UserId};
-use crate::wire::{ClientVersion, DebugSettings, FilterRule, MapResponse, Node, PeerChange, UserProfile};
+use crate::wire::{
+    ClientVersion, DebugSettings, DerpMap, FilterRule, MapResponse, Node, PeerChange, SshPolicy, SshRule,
+    UserProfile,
+};
 
 /// What a stream was last sent; the base of its deltas.
 pub(super) struct Sent {
@@ -23,8 +26,39 @@ pub(super) struct Sent {
     pub(super) self_node: Node,
     peers: BTreeMap<NodeId, Shown>,
     users: BTreeMap<UserId, String>,
-    filter: Arc<[FilterRule]>,
+    filter: Digest,
+    /// `None`: no SSH rules.
+    ssh: Option<Digest>,
+    /// It is shown no IPv4 addresses.
+    no_ipv4: bool,
+    derp_map: Arc<DerpMap>,
     settings: Arc<Settings>,
+}
+
+/// SHA-256 of something long that was sent: streams are many, and rules may be megabytes.
+type Digest = [u8; 32];
+
+fn digest<T: serde::Serialize + ?Sized>(value: &T) -> Digest {
+    struct Sink(ring::digest::Context);
+    impl std::io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.update(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut sink = Sink(ring::digest::Context::new(&ring::digest::SHA256));
+    // Small writes are gathered; neither they nor these types can fail.
+    let mut gathered = std::io::BufWriter::with_capacity(4096, &mut sink);
+    let written = serde_json::to_writer(&mut gathered, value).is_ok();
+    let written = std::io::Write::flush(&mut gathered).is_ok() && written;
+    drop(gathered);
+    debug_assert!(written, "rules can always be written");
+    let mut out = [0; 32];
+    out.copy_from_slice(sink.0.finish().as_ref());
+    out
 }
 
 /// The first message of a stream; `None` when there is no such node.
@@ -32,12 +66,16 @@ pub(super) struct Sent {
 pub(super) fn full(net: &Tailnet, me: NodeId, now: DateTime<Utc>) -> Option<(MapResponse, Sent)> {
     let self_node = map_node::self_node(net, me, now)?;
     let peers = peers(net, me, now);
+    let (filter, ssh) = (rules(net, me), ssh_rules(net, me));
     let mut sent = Sent {
         me,
         self_node: self_node.clone(),
         peers: BTreeMap::new(),
         users: BTreeMap::new(),
-        filter: rules(net, me),
+        filter: digest(&filter[..]),
+        ssh: (!ssh.is_empty()).then(|| digest(&ssh)),
+        no_ipv4: net.compiled.without_ipv4(me),
+        derp_map: Arc::clone(&net.derp_map),
         settings: Arc::clone(&net.settings),
     };
     let wanted = peers.values().map(|p| owner_of(&p.node));
@@ -45,13 +83,15 @@ pub(super) fn full(net: &Tailnet, me: NodeId, now: DateTime<Utc>) -> Option<(Map
     let wire: Vec<Node> = peers.values().map(|p| map_node::peer(net, p)).collect();
     let message = MapResponse {
         node: Some(self_node),
-        derp_map: Some(net.settings.derp_map.clone()),
+        derp_map: Some(DerpMap::clone(&net.derp_map)),
         // An empty list means "unchanged" to some clients and "none" to others (trap 7).
         peers: (!wire.is_empty()).then_some(wire),
         dns_config: Some(dns_config::build(&net.settings)),
         domain: net.settings.tailnet_name.clone(),
         collect_services: Some(false),
-        packet_filters: Some(filters(&sent.filter)),
+        packet_filters: Some(filters(&filter)),
+        // Clients begin each stream without any.
+        ssh_policy: (!ssh.is_empty()).then_some(SshPolicy { rules: ssh }),
         user_profiles: profiles(net, &users, &mut sent.users),
         control_time: Some(now),
         debug: Some(DebugSettings { disable_log_tail: true, ..DebugSettings::default() }),
@@ -72,6 +112,18 @@ pub(super) enum Delta {
     Last(Box<MapResponse>),
 }
 
+/// Whether the stream of `me` has to look at `change`, which leads from `before` to `net`: it saw a
+/// changed node before or sees it now, or its own rules may differ.
+#[must_use]
+pub(super) fn concerns(me: NodeId, before: &Tailnet, net: &Tailnet, change: &Change) -> bool {
+    let sees = |id: &NodeId| *id == me || before.compiled.visible(me, *id) || net.compiled.visible(me, *id);
+    change.access.all
+        || change.settings
+        || change.users
+        || change.access.filters.contains(&me)
+        || change.nodes.union(&change.access.nodes).any(sees)
+}
+
 /// The way from `sent` to `net`; `sent` is brought up to date. The caller ends the stream when the
 /// message cannot be written.
 pub(super) fn delta(sent: &mut Sent, net: &Tailnet, change: &Change, now: DateTime<Utc>) -> Delta {
@@ -82,21 +134,30 @@ pub(super) fn delta(sent: &mut Sent, net: &Tailnet, change: &Change, now: DateTi
     if !Arc::ptr_eq(&sent.settings, &net.settings) {
         settings_delta(sent, net, &mut out);
     }
-    let access = change.access || change.settings || change.nodes.contains(&sent.me);
-    peers_delta(sent, net, change, access, now, &mut out);
-    if access {
-        let filter = rules(net, sent.me);
-        if filter != sent.filter {
-            out.packet_filters = Some(filters(&filter));
-            sent.filter = filter;
+    if !Arc::ptr_eq(&sent.derp_map, &net.derp_map) {
+        if sent.derp_map != net.derp_map {
+            out.derp_map = Some(DerpMap::clone(&net.derp_map));
         }
+        sent.derp_map = Arc::clone(&net.derp_map);
+    }
+    let touched = &change.access;
+    let all = change.settings || touched.all || touched.nodes.contains(&sent.me);
+    let own_rules = all || touched.filters.contains(&sent.me);
+    let no_ipv4 = net.compiled.without_ipv4(sent.me);
+    // Without IPv4 itself it is shown none of anybody (SEMANTICS.md 10).
+    let all = all || no_ipv4 != sent.no_ipv4;
+    sent.no_ipv4 = no_ipv4;
+    peers_delta(sent, net, change, all, now, &mut out);
+    if own_rules {
+        rules_delta(sent, net, &mut out);
     }
     let mut users: BTreeSet<UserId> = out.peers_changed.iter().flatten().map(|n| n.user).collect();
-    if change.settings {
+    if change.users || change.settings {
         users.extend(sent.users.keys());
     }
     // A peer's endpoint costs each stream no look at itself.
-    let self_node = if access { map_node::self_node(net, sent.me, now) } else { None };
+    let look = own_rules || change.nodes.contains(&sent.me);
+    let self_node = if look { map_node::self_node(net, sent.me, now) } else { None };
     if let Some(self_node) = self_node
         && map_node::self_differs(&sent.self_node, &self_node)
     {
@@ -112,6 +173,22 @@ pub(super) fn delta(sent: &mut Sent, net: &Tailnet, change: &Change, now: DateTi
     Delta::Message(Box::new(out))
 }
 
+fn rules_delta(sent: &mut Sent, net: &Tailnet, out: &mut MapResponse) {
+    let filter = rules(net, sent.me);
+    let is = digest(&filter[..]);
+    if is != sent.filter {
+        out.packet_filters = Some(filters(&filter));
+        sent.filter = is;
+    }
+    let ssh = ssh_rules(net, sent.me);
+    let is = (!ssh.is_empty()).then(|| digest(&ssh));
+    if is != sent.ssh {
+        // Absent means unchanged: who loses all rules is sent an empty list (control.md 6.4).
+        out.ssh_policy = Some(SshPolicy { rules: ssh });
+        sent.ssh = is;
+    }
+}
+
 /// The last message to a node that was removed: its key is over, so it asks its person to log in
 /// (control.md 10.5).
 fn farewell(sent: &Sent, now: DateTime<Utc>) -> MapResponse {
@@ -122,6 +199,7 @@ fn farewell(sent: &Sent, now: DateTime<Utc>) -> MapResponse {
     MapResponse {
         node: Some(node),
         packet_filters: Some(filters(&Arc::from([]))),
+        ssh_policy: sent.ssh.map(|_| SshPolicy::default()),
         peers_removed: (!sent.peers.is_empty()).then(|| sent.peers.keys().copied().collect()),
         control_time: Some(now),
         ..MapResponse::default()
@@ -143,6 +221,13 @@ fn rules(net: &Tailnet, me: NodeId) -> Arc<[FilterRule]> {
         return Arc::from([]);
     }
     net.compiled.filter_rules(me)
+}
+
+fn ssh_rules(net: &Tailnet, me: NodeId) -> Vec<SshRule> {
+    if net.expired.contains(&me) {
+        return Vec::new();
+    }
+    net.compiled.client_ssh_rules(me)
 }
 
 /// Clears all chunks and sets ours, so that an empty filter really blocks (trap 8).
@@ -190,9 +275,6 @@ fn settings_delta(sent: &mut Sent, net: &Tailnet, out: &mut MapResponse) {
     if dns != dns_config::build(old) {
         out.dns_config = Some(dns);
     }
-    if old.derp_map != new.derp_map {
-        out.derp_map = Some(new.derp_map.clone());
-    }
     if old.tailnet_name != new.tailnet_name {
         out.domain.clone_from(&new.tailnet_name);
     }
@@ -209,7 +291,7 @@ fn peers_delta(
     sent: &mut Sent,
     net: &Tailnet,
     change: &Change,
-    access: bool,
+    all: bool,
     now: DateTime<Utc>,
     out: &mut MapResponse,
 ) {
@@ -236,7 +318,7 @@ fn peers_delta(
         }
         peers.insert(id, new);
     };
-    if access {
+    if all {
         let mut now_shown = peers(net, sent.me, now);
         let known: Vec<NodeId> = sent.peers.keys().copied().collect();
         for id in known {
@@ -247,7 +329,8 @@ fn peers_delta(
             tell(id, Some(new), &mut sent.peers);
         }
     } else if !net.expired.contains(&sent.me) {
-        for id in change.nodes.iter().copied().filter(|id| *id != sent.me) {
+        // Only these pairs can have changed.
+        for id in change.nodes.union(&change.access.nodes).copied().filter(|id| *id != sent.me) {
             let visible = net.nodes.contains_key(&id) && net.compiled.visible(sent.me, id);
             let new = if visible { map_node::shown(net, sent.me, id, now) } else { None };
             tell(id, new, &mut sent.peers);

@@ -1,9 +1,10 @@
 //! The coordination server: who is in the tailnet and what each node is told. Pure files decide
-//! (`state`, `change`, `mapper`, `ipam`, `register`, `nodes`, `admin`, `policy`, `routes`, `timers`,
-//! `contest`, `sources`, `strangers`, `wall`), shells carry (`service`, `owner`, `presence`, `session`, `health`, `http`,
-//! `machine`, `websocket`).
+//! (`state`, `world`, `change`, `mapper`, `relays`, `ipam`, `register`, `nodes`, `admin`, `policy`, `author`, `routes`, `timers`,
+//! `contest`, `sources`, `strangers`, `wall`), shells carry (`service`, `owner`, `presence`, `session`, `health`, `policies`,
+//! `proving`, `http`, `machine`, `websocket`).
 
 mod admin;
+mod author;
 mod change;
 mod contest;
 mod dns_config;
@@ -16,9 +17,12 @@ mod map_node;
 mod mapper;
 mod nodes;
 mod owner;
+pub mod policies;
 mod policy;
 mod presence;
+mod proving;
 mod register;
+mod relays;
 mod routes;
 pub mod service;
 mod session;
@@ -32,3 +36,4 @@ mod types;
 mod views;
 mod wall;
 mod websocket;
+mod world;

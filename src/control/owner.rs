@@ -12,10 +12,12 @@ use parking_lot::RwLock;
 use tokio::sync::{mpsc, watch};
 
 use super::health::Health;
+use super::policies::Addresses;
 use super::presence::Hub;
 use super::sources::Sources;
 use super::state::{Draft, Tailnet};
 use super::timers;
+use crate::acl::PolicyError;
 use crate::clock::{Now, Rng};
 use crate::keys::{NodeId, NodePublic};
 use crate::model::rows::Write;
@@ -47,6 +49,12 @@ pub(super) struct Shared {
     pub(super) hook: RwLock<Option<RevokedHook>>,
     /// Counts publications in which waiting logins changed; follow-ups wait on it.
     pub(super) logins: watch::Sender<u64>,
+    /// Counts publications in which the policy in force changed, or what it is resolved against.
+    pub(super) worlds: watch::Sender<u64>,
+    /// Tests of the policy that do not hold.
+    pub(super) broken: watch::Sender<Arc<Vec<PolicyError>>>,
+    /// Tells the addresses of this machine.
+    pub(super) addresses: RwLock<Option<Addresses>>,
 }
 
 impl Shared {
@@ -169,7 +177,10 @@ impl Owner {
         let logins_changed = !Arc::ptr_eq(&before.logins, &net.logins);
         let net = Arc::new(net);
         self.shared.net.store(Arc::clone(&net));
-        self.shared.hub.announce(&net, &change);
+        self.shared.hub.announce(&before, &net, &change);
+        if !Arc::ptr_eq(&before.compiled, &net.compiled) {
+            self.shared.worlds.send_modify(|n| *n = n.wrapping_add(1));
+        }
         if logins_changed {
             self.shared.logins.send_modify(|n| *n = n.wrapping_add(1));
         }

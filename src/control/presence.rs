@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 
 use super::change::Change;
 use super::contest::Contest;
+use super::mapper;
 use super::state::Tailnet;
 use crate::keys::NodeId;
 
@@ -195,21 +196,14 @@ impl Hub {
         self.inner.lock().dirty.extend(nodes);
     }
 
-    /// Leaves word of `change` with every stream it may concern.
-    pub(super) fn announce(&self, net: &Tailnet, change: &Change) {
+    /// Leaves word of `change`, which leads from `before` to `net`, with every stream it may concern.
+    pub(super) fn announce(&self, before: &Tailnet, net: &Tailnet, change: &Change) {
         if change.is_empty() {
             return;
         }
         let inner = self.inner.lock();
-        let everyone = change.access || change.settings;
         for (id, entry) in &inner.entries {
-            if entry.sessions.is_empty() {
-                continue;
-            }
-            let concerns = |node: &NodeId| {
-                node == id || !net.nodes.contains_key(node) || net.compiled.visible(*id, *node)
-            };
-            if everyone || change.nodes.iter().any(concerns) {
+            if !entry.sessions.is_empty() && mapper::concerns(*id, before, net, change) {
                 entry.slot.put(change);
             }
         }

@@ -307,11 +307,10 @@ pub(super) fn admit(
         node.hostinfo = hostinfo;
         return Ok(draft.put_node(node));
     }
-    let (ipv4, ipv6) = draft.take_address()?;
     let id = draft.next_node();
     let label = crate::dns::sanitize_label(&hostinfo.hostname);
     let name = crate::dns::unique_label(&label, &|taken| draft.net.by_name.contains_key(taken));
-    Ok(draft.put_node(Node {
+    let mut node = Node {
         id,
         stable_id: StableId(format!("n{id}tsd")),
         machine: new.machine,
@@ -321,8 +320,9 @@ pub(super) fn admit(
         renamed: false,
         owner: new.owner,
         made_by: Some(new.made_by),
-        ipv4,
-        ipv6,
+        // Until it has its own.
+        ipv4: std::net::Ipv4Addr::UNSPECIFIED,
+        ipv6: std::net::Ipv6Addr::UNSPECIFIED,
         created: now,
         expiry,
         ephemeral: new.ephemeral,
@@ -333,7 +333,9 @@ pub(super) fn admit(
         endpoints: Vec::new(),
         capver: new.capver,
         last_seen: None,
-    }))
+    };
+    (node.ipv4, node.ipv6) = draft.take_address(&node)?;
+    Ok(draft.put_node(node))
 }
 
 /// The id in an AuthURL, or the bare id.

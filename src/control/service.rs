@@ -22,19 +22,16 @@ pub use super::types::{
     Actor, AdminError, AuthKeyView, ControlStats, LoginView, NewAuthKey, NewAuthKeyRequest, NodeView,
     PolicyOutcome, Settings, UserView,
 };
-use super::{admin, policy, views};
-use crate::acl::Policy;
+use super::{admin, policies, views};
 use crate::clock::{Now, Rng};
 use crate::keys::{MachinePrivate, NodePublic};
-use crate::model::{PolicyVersion, Tag};
+use crate::model::{Role, Tag};
 use crate::store::Store;
 
 /// Connections inside Noise at most; further ones are turned away.
 const MAX_CONNECTIONS: usize = 20_000;
 /// Request bodies over the common size that are held at the same time.
 const LARGE_BODIES: usize = 32;
-/// So often a policy is compared anew because devices came or went meanwhile.
-const POLICY_TRIES: u32 = 3;
 /// How long open connections may take to end at shutdown before they are cut.
 const LAST_CALL: Duration = Duration::from_secs(2);
 
@@ -75,29 +72,12 @@ impl Control {
             .await
             .context("opening the database")??;
         let now = Now::read();
-        let (version, parsed) = match stored.policy.clone() {
-            Some(version) => {
-                let parsed = Policy::parse(&version.text).map_err(|faults| {
-                    let first = faults.first().map(|f| format!("{}:{}: {}", f.line, f.column, f.message));
-                    anyhow::anyhow!(
-                        "the stored policy (version {}) cannot be read by this program: {}; start the tsd that stored it",
-                        version.version,
-                        first.unwrap_or_default()
-                    )
-                })?;
-                (version, parsed)
-            }
-            None => (
-                PolicyVersion {
-                    version: 0,
-                    text: policy::DEFAULT_TEXT.to_owned(),
-                    author: "default".into(),
-                    created: now.wall,
-                },
-                Policy::hosted_default(),
-            ),
-        };
-        let net = Tailnet::new(stored, parsed, version, settings, now);
+        let begin = policies::beginning(&store, stored.policy.clone(), now).await?;
+        let mut net = Tailnet::new(stored, begin.policy, begin.version, settings, now);
+        if let Some(fault) = begin.fault {
+            tracing::error!("{fault}");
+            net.policy_fault = Some(fault.into());
+        }
         let health = Arc::new(Health::default());
         let closed = health.fuse("database writer");
         store.when_ended(Box::new(move |well| {
@@ -112,7 +92,10 @@ impl Control {
             hub: Arc::new(Hub::default()),
             store,
             hook: parking_lot::RwLock::new(None),
+            addresses: parking_lot::RwLock::new(None),
             logins: watch::Sender::new(0),
+            worlds: watch::Sender::new(0),
+            broken: watch::Sender::default(),
         });
         let (commands, queue) = mpsc::channel(owner::QUEUE);
         let stop = watch::Sender::new(false);
@@ -125,6 +108,8 @@ impl Control {
             lagging: BTreeSet::new(),
         };
         let owner = tokio::spawn(owner.run(end.subscribe()));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(super::proving::watch(Arc::clone(&shared), stop.subscribe()));
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             inner: Arc::new(Inner {
@@ -132,7 +117,7 @@ impl Control {
                 commands,
                 stop,
                 end,
-                tasks: parking_lot::Mutex::new(JoinSet::new()),
+                tasks: parking_lot::Mutex::new(tasks),
                 owner: parking_lot::Mutex::new(Some(owner)),
                 noise_key,
                 maps: Semaphore::new(processors),
@@ -194,7 +179,8 @@ impl Control {
     /// Figures.
     #[must_use]
     pub fn stats(&self) -> ControlStats {
-        views::stats(&self.net())
+        let failing = self.shared().broken.borrow().len();
+        ControlStats { policy_tests_failing: failing, ..views::stats(&self.net()) }
     }
 
     /// All users in order of id.
@@ -213,7 +199,7 @@ impl Control {
         let by = by.clone();
         self.run(move |draft| {
             let done = admin::create_user(draft, &name)?;
-            tracing::info!(by = %by.0, user = %done.id, "create user");
+            tracing::info!(by = %by.name, user = %done.id, "create user");
             Ok(done)
         })
         .await
@@ -229,7 +215,22 @@ impl Control {
         let by = by.clone();
         self.run(move |draft| {
             let done = admin::rename_user(draft, &user, &name)?;
-            tracing::info!(by = %by.0, user = %done.id, "rename user");
+            tracing::info!(by = %by.name, user = %done.id, "rename user");
+            Ok(done)
+        })
+        .await
+    }
+
+    /// Gives a user another role; their devices hear of it at once.
+    ///
+    /// # Errors
+    /// When there is no such user, or they are the only owner.
+    pub async fn set_role(&self, by: &Actor, user: &str, role: Role) -> Result<UserView, AdminError> {
+        let user = user.to_owned();
+        let by = by.clone();
+        self.run(move |draft| {
+            let done = admin::set_role(draft, &user, role)?;
+            tracing::info!(by = %by.name, user = %done.id, role = %done.role, "set role");
             Ok(done)
         })
         .await
@@ -244,7 +245,7 @@ impl Control {
         let by = by.clone();
         self.run(move |draft| {
             let done = admin::delete_user(draft, &user)?;
-            tracing::info!(by = %by.0, user = %done.id, "delete user");
+            tracing::info!(by = %by.name, user = %done.id, "delete user");
             Ok(done)
         })
         .await
@@ -270,7 +271,7 @@ impl Control {
         let by = by.clone();
         self.run(move |draft| {
             let done = admin::create_auth_key(draft, request)?;
-            tracing::info!(by = %by.0, key = %done.view.id, "create auth key");
+            tracing::info!(by = %by.name, key = %done.view.id, "create auth key");
             Ok(done)
         })
         .await
@@ -285,7 +286,7 @@ impl Control {
         let by = by.clone();
         self.run(move |draft| {
             let done = admin::revoke_auth_key(draft, &key)?;
-            tracing::info!(by = %by.0, key = %done.id, "revoke auth key");
+            tracing::info!(by = %by.name, key = %done.id, "revoke auth key");
             Ok(done)
         })
         .await
@@ -318,7 +319,7 @@ impl Control {
         let by = by.clone();
         self.run(move |draft| {
             let done = admin::rename_node(draft, &node, &name)?;
-            tracing::info!(by = %by.0, node = %done.id, "rename node");
+            tracing::info!(by = %by.name, node = %done.id, "rename node");
             Ok(done)
         })
         .await
@@ -334,7 +335,7 @@ impl Control {
         let by = by.clone();
         self.run(move |draft| {
             let done = admin::tag_node(draft, &node, &tags)?;
-            tracing::info!(by = %by.0, node = %done.id, "tag node");
+            tracing::info!(by = %by.name, node = %done.id, "tag node");
             Ok(done)
         })
         .await
@@ -349,7 +350,7 @@ impl Control {
         let by = by.clone();
         self.run(move |draft| {
             let done = admin::expire_node(draft, &node)?;
-            tracing::info!(by = %by.0, node = %done.id, "expire node");
+            tracing::info!(by = %by.name, node = %done.id, "expire node");
             Ok(done)
         })
         .await
@@ -364,7 +365,7 @@ impl Control {
         let by = by.clone();
         self.run(move |draft| {
             let done = admin::delete_node(draft, &node)?;
-            tracing::info!(by = %by.0, node = %done.id, "delete node");
+            tracing::info!(by = %by.name, node = %done.id, "delete node");
             Ok(done)
         })
         .await
@@ -385,7 +386,7 @@ impl Control {
         let by = by.clone();
         self.run(move |draft| {
             let done = admin::approve_routes(draft, &node, routes.as_deref())?;
-            tracing::info!(by = %by.0, node = %done.id, "approve routes");
+            tracing::info!(by = %by.name, node = %done.id, "approve routes");
             Ok(done)
         })
         .await
@@ -416,7 +417,7 @@ impl Control {
         let by = by.clone();
         self.run(move |draft| {
             let done = admin::approve_login(draft, &id, user.as_deref())?;
-            tracing::info!(by = %by.0, node = %done.id, "approve login");
+            tracing::info!(by = %by.name, node = %done.id, "approve login");
             Ok(done)
         })
         .await
@@ -431,77 +432,10 @@ impl Control {
         let by = by.clone();
         self.run(move |draft| {
             let done = admin::reject_login(draft, &id)?;
-            tracing::info!(by = %by.0, "reject login");
+            tracing::info!(by = %by.name, "reject login");
             Ok(done)
         })
         .await
-    }
-
-    /// The policy in force: its text (a commented default when none was stored) and number.
-    #[must_use]
-    pub fn policy(&self) -> PolicyVersion {
-        PolicyVersion::clone(&self.net().policy_version)
-    }
-
-    /// All stored policies, newest first.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn policy_history(&self) -> Result<Vec<PolicyVersion>, AdminError> {
-        let all = self.inner.shared.store.policies().await;
-        all.map_err(|e| AdminError::Internal(e.to_string()))
-    }
-
-    /// Checks a text against the live tailnet; changes nothing.
-    ///
-    /// # Errors
-    /// [`AdminError::Policy`] with all faults.
-    pub async fn check_policy(&self, text: &str) -> Result<PolicyOutcome, AdminError> {
-        let net = self.net();
-        let text = text.to_owned();
-        let checked = tokio::task::spawn_blocking(move || {
-            let parsed = policy::parse(&text)?;
-            Ok(policy::prepare(&net, text, parsed).outcome)
-        });
-        checked.await.unwrap_or_else(|e| Err(AdminError::Internal(e.to_string())))
-    }
-
-    /// Stores a text and applies it to connected clients. `expect` is the version the editor started
-    /// from: when another was stored meanwhile, nothing is changed.
-    ///
-    /// # Errors
-    /// Faults, a lost race, or [`AdminError::NeedsConfirmation`] without `confirmed`.
-    pub async fn set_policy(
-        &self,
-        by: &Actor,
-        text: &str,
-        confirmed: bool,
-        expect: Option<u64>,
-    ) -> Result<PolicyOutcome, AdminError> {
-        for tries in 1.. {
-            // Reading, compiling and comparing may take seconds; the owner goes on meanwhile.
-            let (net, text) = (self.net(), text.to_owned());
-            let prepared = tokio::task::spawn_blocking(move || {
-                let parsed = policy::parse(&text)?;
-                Ok(policy::prepare(&net, text, parsed))
-            });
-            let prepared = prepared.await.unwrap_or_else(|e| Err(AdminError::Internal(e.to_string())))?;
-            let (by, stale) = (by.0.clone(), tries >= POLICY_TRIES);
-            let done = self.run(move |draft| {
-                let outcome = policy::set(draft, &by, prepared, confirmed, expect, stale)?;
-                if let Some(outcome) = &outcome {
-                    tracing::info!(%by, version = outcome.version, "policy stored");
-                }
-                Ok(outcome)
-            });
-            if let Some(outcome) = done.await? {
-                return Ok(outcome);
-            }
-            if tries >= 2 * POLICY_TRIES {
-                break;
-            }
-        }
-        Err(AdminError::Conflict("the policy keeps being changed by somebody else; try again".into()))
     }
 
     /// A small durable table for the console's sessions and one-time tokens: stores `value` under

@@ -6,17 +6,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::change::Change;
 use super::ipam::Ledger;
-use super::routes;
 use super::types::Settings;
-use crate::acl::{Compiled, Policy, World, WorldNode, WorldUser};
+use super::{relays, routes, world};
+use crate::acl::{Compiled, Policy, World, WorldChange};
 use crate::clock::{Now, Rng};
 use crate::keys::{NodeId, NodePublic, UserId};
 use crate::model::rows::{Stored, Write};
-use crate::model::{KeyId, LoginId, Node, PendingLogin, PolicyVersion, PreAuthKey, Role, User};
+use crate::model::{KeyId, LoginId, Node, PendingLogin, PolicyVersion, PreAuthKey, User};
+use crate::wire::DerpMap;
 
 /// Everything known, at one moment. Immutable once published.
 #[derive(Clone)]
@@ -40,13 +41,21 @@ pub(super) struct Tailnet {
     /// Nodes whose key has expired.
     pub(super) expired: Arc<BTreeSet<NodeId>>,
     /// Who is elected for a route that is served.
-    pub(super) primaries: Arc<BTreeMap<IpNet, NodeId>>,
+    pub(super) primaries: Arc<routes::Elected>,
+    /// Relays, as settings and policy have them.
+    pub(super) derp_map: Arc<DerpMap>,
+    /// Mail domains, as settings or login names have them.
+    pub(super) domains: Arc<BTreeSet<String>>,
     /// The policy's text and number.
     pub(super) policy_version: Arc<PolicyVersion>,
     /// The policy as read.
     pub(super) policy: Arc<Policy>,
     /// The policy in force.
     pub(super) compiled: Arc<Compiled>,
+    /// The highest version ever stored.
+    pub(super) last_policy: u64,
+    /// The policy stored last could not be read; a sentence.
+    pub(super) policy_fault: Option<Arc<str>>,
     /// What config says.
     pub(super) settings: Arc<Settings>,
     /// Counts changes of what the policy is resolved against.
@@ -84,6 +93,10 @@ impl Tailnet {
             online: Arc::default(),
             expired: Arc::new(expired),
             primaries: Arc::default(),
+            derp_map: Arc::new(relays::merged(&settings.derp_map, &policy.ast().derp_map)),
+            domains: Arc::default(),
+            last_policy: stored.policy.as_ref().map_or(0, |p| p.version).max(policy_version.version),
+            policy_fault: None,
             policy_version: Arc::new(policy_version),
             policy: Arc::new(policy),
             compiled,
@@ -94,6 +107,7 @@ impl Tailnet {
             last_node: stored.last_node,
             last_key: stored.last_key,
         };
+        net.domains = Arc::new(world::domains(&net));
         net.compiled = Arc::new(net.policy.compile(&net.world()));
         net.primaries = Arc::new(routes::elect(&net));
         net
@@ -102,21 +116,7 @@ impl Tailnet {
     /// What the policy is resolved against.
     #[must_use]
     pub(super) fn world(&self) -> World {
-        let user = |u: &Arc<User>| WorldUser { id: u.id, name: u.name.clone(), role: Role::Member };
-        let node = |n: &Arc<Node>| WorldNode {
-            id: n.id,
-            name: n.name.clone(),
-            attributes: BTreeMap::new(),
-            owner: n.owner.clone(),
-            ipv4: n.ipv4,
-            ipv6: n.ipv6,
-            served_routes: n.served_routes(),
-        };
-        World {
-            users: self.users.iter().map(|(id, u)| (*id, user(u))).collect(),
-            nodes: self.nodes.iter().map(|(id, n)| (*id, node(n))).collect(),
-            ..World::default()
-        }
+        world::world(self)
     }
 
     /// The node with this key.
@@ -158,7 +158,14 @@ pub(super) struct Draft {
     pub(super) revoked: Vec<NodePublic>,
     /// Nodes whose lagging fields changed.
     pub(super) lagging: BTreeSet<NodeId>,
-    world_changed: bool,
+    /// What the policy in force has not heard of yet.
+    world: WorldChange,
+    /// It has to be compiled as a whole.
+    anew: bool,
+    /// Nodes whose routes the policy may approve now.
+    approve: BTreeSet<NodeId>,
+    /// Who serves routes, or may be elected, changed.
+    routes: bool,
 }
 
 impl Draft {
@@ -173,17 +180,20 @@ impl Draft {
             change: Change::default(),
             revoked: Vec::new(),
             lagging: BTreeSet::new(),
-            world_changed: false,
+            world: WorldChange::default(),
+            anew: false,
+            approve: BTreeSet::new(),
+            routes: false,
         }
     }
 
     /// Adds or replaces a user and keeps it.
     pub(super) fn put_user(&mut self, user: User) -> Arc<User> {
         let user = Arc::new(user);
-        Arc::make_mut(&mut self.net.users).insert(user.id, Arc::clone(&user));
+        let old = Arc::make_mut(&mut self.net.users).insert(user.id, Arc::clone(&user));
         self.writes.push(Write::PutUser(Arc::clone(&user)));
-        self.world_changed = true;
-        self.change.settings = true;
+        self.world.users.insert(user.id, Some(world::user(&user)));
+        self.change.users |= old.is_some_and(|o| o.name != user.name);
         user
     }
 
@@ -191,7 +201,7 @@ impl Draft {
     pub(super) fn delete_user(&mut self, id: UserId) {
         Arc::make_mut(&mut self.net.users).remove(&id);
         self.writes.push(Write::DeleteUser(id));
-        self.world_changed = true;
+        self.world.users.insert(id, None);
     }
 
     /// The next user id.
@@ -212,15 +222,41 @@ impl Draft {
         KeyId(self.net.last_key)
     }
 
-    /// Takes an address pair.
+    /// Takes an address pair for `node`, which has none yet: from the networks the policy names for it,
+    /// else from the server's own.
     ///
     /// # Errors
-    /// When the pool has none left.
+    /// When none is left.
     pub(super) fn take_address(
         &mut self,
+        node: &Node,
     ) -> Result<(std::net::Ipv4Addr, std::net::Ipv6Addr), super::ipam::Exhausted> {
-        let pool = self.net.settings.ipv4_pool;
-        self.net.ledger.allocate(pool, self.now.wall)
+        let mut full = None;
+        for pool in self.pools(node) {
+            match self.net.ledger.allocate_from(pool, self.now.wall) {
+                Ok(taken) => return Ok(taken),
+                Err(exhausted) => full = Some(exhausted),
+            }
+        }
+        match full {
+            Some(exhausted) => Err(exhausted),
+            None => self.net.ledger.allocate(self.net.settings.ipv4_pool, self.now.wall),
+        }
+    }
+
+    /// The policy's networks for a node that is not there yet.
+    fn pools(&self, node: &Node) -> Vec<Ipv4Net> {
+        if self.net.policy.ast().node_attrs.iter().all(|a| a.ip_pool.is_empty()) {
+            return Vec::new();
+        }
+        let mut change = self.world.clone();
+        change.nodes.insert(node.id, Some(world::node(node)));
+        let (compiled, _) = self.net.compiled.update(&change);
+        let v4 = |net: IpNet| match net {
+            IpNet::V4(net) => Some(net),
+            IpNet::V6(_) => None,
+        };
+        compiled.ip_pool(node.id).into_iter().filter_map(v4).collect()
     }
 
     /// Adds or replaces a node and keeps it on disk.
@@ -256,13 +292,27 @@ impl Draft {
             }
             by_name.insert(node.name.clone(), node.id);
         }
-        self.world_changed |= old.is_none_or(|o| {
-            o.owner != node.owner
-                || o.hostinfo.routable_ips != node.hostinfo.routable_ips
-                || o.approved_routes != node.approved_routes
-        });
+        self.note_world(old.as_deref(), &node);
         self.note_expiry(&node);
         node
+    }
+
+    /// Notes what a new record means for the policy.
+    fn note_world(&mut self, old: Option<&Node>, node: &Node) {
+        let seen = world::node(node);
+        if old.is_none_or(|o| world::node(o) != seen) {
+            self.world.nodes.insert(node.id, Some(seen));
+        }
+        self.routes |= serves(node) || old.is_some_and(serves);
+        // What an admin took back stays back until the node comes with something new (SEMANTICS.md 11).
+        let asks = old.is_none_or(|o| {
+            o.key != node.key
+                || o.owner != node.owner
+                || o.hostinfo.routable_ips != node.hostinfo.routable_ips
+        });
+        if asks && !node.hostinfo.routable_ips.is_empty() {
+            self.approve.insert(node.id);
+        }
     }
 
     /// Files a node under expired or not, as its expiry says now.
@@ -279,7 +329,9 @@ impl Draft {
             set.remove(&node.id);
         }
         self.change.nodes.insert(node.id);
-        self.world_changed = true;
+        // An expired node sees nobody.
+        self.change.access.nodes.insert(node.id);
+        self.routes |= serves(node);
     }
 
     /// Removes a node for good.
@@ -294,7 +346,9 @@ impl Draft {
         self.writes.push(Write::DeleteNode { id, at: self.now.wall });
         self.revoked.push(node.key);
         self.change.nodes.insert(id);
-        self.world_changed = true;
+        self.world.nodes.insert(id, None);
+        self.approve.remove(&id);
+        self.routes |= serves(&node);
         Some(node)
     }
 
@@ -330,21 +384,26 @@ impl Draft {
     ) {
         let version = Arc::new(version);
         self.writes.push(Write::PutPolicy(Arc::clone(&version)));
+        self.net.last_policy = version.version;
         self.net.policy_version = version;
+        self.net.policy_fault = None;
         self.net.policy = Arc::new(policy);
-        self.world_changed |= self.net.epoch != epoch;
         self.net.compiled = Arc::new(compiled);
-        self.change.access = true;
+        self.anew |= self.net.epoch != epoch;
+        self.change.access.all = true;
+        self.routes = true;
+        let offer = self.net.nodes.values().filter(|n| !n.hostinfo.routable_ips.is_empty());
+        self.approve.extend(offer.map(|n| n.id));
     }
 
     /// Whether the policy resolves to something else than for `epoch`.
     pub(super) fn moved_on(&self, epoch: u64) -> bool {
-        self.world_changed || self.net.epoch != epoch
+        self.anew || self.world != WorldChange::default() || self.net.epoch != epoch
     }
 
-    /// Whether ending the round takes long: a compilation.
+    /// Whether ending the round may take long: a compilation.
     pub(super) fn heavy(&self) -> bool {
-        self.world_changed
+        self.moved_on(self.net.epoch) || self.change.settings || !self.approve.is_empty()
     }
 
     /// Notes presence.
@@ -366,21 +425,89 @@ impl Draft {
         self.lag_node(node);
     }
 
-    /// Ends a round of operations: compiles the policy if its world changed, elects routes.
+    /// Ends a round of operations: brings the policy in force up to date with its world, approves what it
+    /// approves by itself, elects routes.
     pub(super) fn finish(&mut self) {
-        if self.world_changed {
-            let compiled = self.net.policy.compile(&self.net.world());
-            self.net.compiled = Arc::new(compiled);
-            self.net.epoch += 1;
-            self.change.access = true;
-            self.world_changed = false;
+        self.settle();
+        self.auto_approve();
+        self.settle();
+        if !std::mem::take(&mut self.routes) {
+            return;
         }
-        if self.change.access || !self.change.nodes.is_empty() {
-            let elected = routes::elect(&self.net);
-            if elected != *self.net.primaries {
-                routes::changed(&self.net.primaries, &elected, &mut self.change.nodes);
-                self.net.primaries = Arc::new(elected);
+        let elected = routes::elect(&self.net);
+        if elected != *self.net.primaries {
+            routes::changed(&self.net.primaries, &elected, &mut self.change.nodes);
+            self.net.primaries = Arc::new(elected);
+        }
+    }
+
+    fn settle(&mut self) {
+        if self.change.settings || self.change.access.all {
+            let derp = relays::merged(&self.net.settings.derp_map, &self.net.policy.ast().derp_map);
+            if derp != *self.net.derp_map {
+                self.net.derp_map = Arc::new(derp);
+            }
+        }
+        if !self.world.users.is_empty() {
+            self.note_owned();
+        }
+        if self.change.settings || !self.world.users.is_empty() {
+            let domains = world::domains(&self.net);
+            if domains != *self.net.domains {
+                self.net.domains = Arc::new(domains);
+                self.anew = true;
+            }
+        }
+        if std::mem::take(&mut self.anew) {
+            self.world = WorldChange::default();
+            self.net.compiled = Arc::new(self.net.policy.compile(&self.net.world()));
+            self.net.epoch += 1;
+            self.change.access.all = true;
+            self.routes = true;
+            return;
+        }
+        let world = std::mem::take(&mut self.world);
+        if world == WorldChange::default() {
+            return;
+        }
+        let (compiled, touched) = self.net.compiled.update(&world);
+        self.net.compiled = Arc::new(compiled);
+        self.net.epoch += 1;
+        self.change.touch(&touched);
+    }
+
+    /// What others are told of a device, and its routes, may hang on what its owner may do.
+    fn note_owned(&mut self) {
+        let users = &self.world.users;
+        let owned = |n: &&Arc<Node>| n.owner.user().is_some_and(|u| users.contains_key(&u));
+        for node in self.net.nodes.values().filter(owned) {
+            self.change.access.nodes.insert(node.id);
+            if !node.hostinfo.routable_ips.is_empty() {
+                self.approve.insert(node.id);
             }
         }
     }
+
+    /// Approves what `autoApprovers` approve; never takes anything back (SEMANTICS.md 11).
+    fn auto_approve(&mut self) {
+        for id in std::mem::take(&mut self.approve) {
+            let Some(node) = self.net.nodes.get(&id) else {
+                continue;
+            };
+            let mut more = self.net.compiled.auto_approved(id, &node.hostinfo.routable_ips);
+            more.retain(|r| !node.approved_routes.contains(&r.trunc()));
+            if more.is_empty() {
+                continue;
+            }
+            tracing::info!(node = %id, routes = ?more, "routes approved by the policy");
+            let mut node = (**node).clone();
+            node.approved_routes.extend(more.iter().map(IpNet::trunc));
+            self.put_node(node);
+        }
+    }
+}
+
+/// Whether a node has routes that others may be shown.
+fn serves(node: &Node) -> bool {
+    !node.hostinfo.routable_ips.is_empty() && !node.approved_routes.is_empty()
 }

@@ -1,7 +1,7 @@
 //! The words the coordination server speaks with console, admin socket and composition root: views,
 //! requests, settings, errors. Plain values; `service` offers the calls that take and give them.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -10,12 +10,31 @@ use serde::Serialize;
 
 use crate::acl::{AccessDiff, PolicyError};
 use crate::keys::{NodeId, NodePublic, UserId};
-use crate::model::{KeyId, LoginId, Tag};
+use crate::model::{KeyId, LoginId, Role, Tag};
 use crate::wire::{DerpMap, DnsRecord, Resolver};
 
-/// Who does something, for the log and the policy history: `admin socket`, `console`, `start`.
+/// Who does something, for the log and the policy history.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Actor(pub String);
+pub struct Actor {
+    /// `admin socket`, `console, 100.64.0.7`, `start`.
+    pub name: String,
+    /// The address they come from, where there is one.
+    pub from: Option<IpAddr>,
+}
+
+impl Actor {
+    /// Somebody on this machine.
+    #[must_use]
+    pub fn local(name: &str) -> Self {
+        Self { name: name.to_owned(), from: None }
+    }
+
+    /// Somebody who came over a network.
+    #[must_use]
+    pub fn at(name: &str, from: IpAddr) -> Self {
+        Self { name: format!("{name}, {from}"), from: Some(from.to_canonical()) }
+    }
+}
 
 /// Whose mistake it was; decides exit status and HTTP status.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,8 +52,8 @@ pub enum AdminError {
     #[error("the policy has {} fault(s)", .0.len())]
     Policy(Vec<PolicyError>),
     /// The change takes access away and was not confirmed.
-    #[error("this change takes access away from {} pair(s) of devices", .0.lost_total)]
-    NeedsConfirmation(Box<AccessDiff>),
+    #[error("this change takes access away from {} pair(s) of devices", .0.diff.lost_total)]
+    NeedsConfirmation(Box<PolicyOutcome>),
     /// Our failure (disk); nothing was changed.
     #[error("{0}")]
     Internal(String),
@@ -47,6 +66,8 @@ pub struct UserView {
     pub id: UserId,
     /// Login name.
     pub name: String,
+    /// What they may do.
+    pub role: Role,
     /// When made.
     pub created: DateTime<Utc>,
     /// How many devices they own.
@@ -179,6 +200,8 @@ pub struct PolicyOutcome {
     pub warnings: Vec<PolicyError>,
     /// Stored and in force; false for a check.
     pub applied: bool,
+    /// The device that asks would lose access to the server's own device: what, in a sentence.
+    pub cuts_author: Option<String>,
 }
 
 /// What the server is told by config file and flags; replaced as a whole on SIGHUP.
@@ -208,6 +231,10 @@ pub struct Settings {
     pub ephemeral_timeout: Duration,
     /// Addresses are taken from here (default 100.64.0.0/10).
     pub ipv4_pool: ipnet::Ipv4Net,
+    /// Mail domains of the tailnet; none: those of the users' login names.
+    pub domains: std::collections::BTreeSet<String>,
+    /// The file that the policy comes from: nobody else may set it then.
+    pub policy_file: Option<std::path::PathBuf>,
 }
 
 /// Figures for `/metrics` and `tsd status`.
@@ -223,4 +250,6 @@ pub struct ControlStats {
     pub logins: usize,
     /// Version of the policy in force; 0 is the default.
     pub policy_version: u64,
+    /// Its tests that do not hold.
+    pub policy_tests_failing: usize,
 }

@@ -14,6 +14,7 @@ pub(super) fn user(net: &Tailnet, user: &User) -> UserView {
     UserView {
         id: user.id,
         name: user.name.clone(),
+        role: user.role,
         created: user.created,
         nodes: net.nodes.values().filter(owned).count(),
     }
@@ -102,6 +103,7 @@ pub(super) fn stats(net: &Tailnet) -> ControlStats {
         users: net.users.len(),
         logins: net.logins.len(),
         policy_version: net.policy_version.version,
+        policy_tests_failing: 0,
     }
 }
 

@@ -195,6 +195,8 @@ pub struct User {
     /// Login name, unique: a local name such as `alice`, or a mail address. Policies call a local
     /// user `alice@`.
     pub name: String,
+    /// What they may do. As long as there are users, one of them is an owner.
+    pub role: Role,
     /// When it was made.
     pub created: DateTime<Utc>,
 }
@@ -352,6 +354,37 @@ pub struct PolicyVersion {
     pub text: String,
     /// Who stored it.
     pub author: String,
+    /// Why, in their words; may be empty.
+    pub comment: String,
     /// When.
     pub created: DateTime<Utc>,
+}
+
+impl PolicyVersion {
+    /// Everything but the text.
+    #[must_use]
+    pub fn summary(&self) -> PolicySummary {
+        PolicySummary {
+            version: self.version,
+            author: self.author.clone(),
+            comment: self.comment.clone(),
+            created: self.created,
+            bytes: self.text.len() as u64,
+        }
+    }
+}
+
+/// A stored policy without its text, for lists.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PolicySummary {
+    /// 1 and up.
+    pub version: u64,
+    /// Who stored it.
+    pub author: String,
+    /// Why, in their words; may be empty.
+    pub comment: String,
+    /// When.
+    pub created: DateTime<Utc>,
+    /// Length of the text.
+    pub bytes: u64,
 }

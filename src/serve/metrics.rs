@@ -39,12 +39,17 @@ impl Metrics {
         let control = router.control.stats();
         let derp = router.derp.stats();
         let c = &router.counters;
-        let gauges: [(&str, &str, u64); 8] = [
+        let gauges: [(&str, &str, u64); 9] = [
             ("nodes", "Nodes in all", control.nodes as u64),
             ("nodes_online", "Nodes with an open map stream", control.online as u64),
             ("users", "Users in all", control.users as u64),
             ("logins_waiting", "Logins that wait for approval", control.logins as u64),
             ("policy_version", "Number of the policy in force", control.policy_version),
+            (
+                "policy_tests_failing",
+                "Tests of the policy that do not hold",
+                control.policy_tests_failing as u64,
+            ),
             ("derp_connections", "Relay connections now", derp.connections),
             ("http_connections", "Connections now that are not upgraded", router.connections.total() as u64),
             ("open_files_limit", "Soft limit of open files", super::process::open_files_limit()),

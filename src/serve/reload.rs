@@ -48,7 +48,7 @@ impl Server {
         let config = config?;
         self.same_frame(&config)?;
         let policy = match &config.policy_file {
-            Some(path) => Some(policy_file::read(&self.control, path).await?),
+            Some(path) => Some(policy_file::read(&self.control, path, false).await?),
             None => None,
         };
         self.take(config, policy).await

@@ -53,6 +53,8 @@ pub(super) fn build(config: &Config, world: &World) -> Settings {
         key_expiry: config.key_expiry,
         ephemeral_timeout: config.ephemeral_timeout,
         ipv4_pool: config.ipv4_pool,
+        domains: config.policy_domains.clone(),
+        policy_file: config.policy_file.clone(),
     }
 }
 

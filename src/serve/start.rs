@@ -90,9 +90,10 @@ pub(super) async fn start(config: Config, set_level: SetLevel) -> anyhow::Result
     let control = Control::start(state.path(), noise_key, settings::build(&config, &world)).await?;
     let derp = DerpServer::new(derp_key, Arc::new(NodesOnly(control.clone())));
     let relay = derp.clone();
+    control.on_addresses(Arc::new(|| public::interfaces().into_iter().map(|(_, ip)| ip).collect()));
     control.on_revoked(Arc::new(move |key| relay.close_node(&key)));
     if let Some(path) = &config.policy_file {
-        policy_file::read(&control, path).await?.apply(&control).await?;
+        policy_file::read(&control, path, true).await?.apply(&control).await?;
     }
 
     let port_warnings = ports.warnings.clone();
@@ -320,7 +321,7 @@ async fn first_start(control: &Control, ui: &Ui, console: &str) -> anyhow::Resul
     if !control.users().is_empty() {
         return Ok(None);
     }
-    let by = Actor("start".to_owned());
+    let by = Actor::local("start");
     let user = control.create_user(&by, "admin").await?;
     let request = NewAuthKeyRequest {
         user: user.name,

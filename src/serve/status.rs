@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use crate::api::types::Status;
+use crate::api::types::{Fault, Status};
 use crate::clock::Now;
 use crate::control::service::Control;
 use crate::derp::server::DerpServer;
@@ -97,6 +97,8 @@ impl Live {
             users: control.users,
             logins: control.logins,
             policy_version: control.policy_version,
+            policy_fault: self.control.policy_fault(),
+            broken_tests: self.control.broken_tests().into_iter().map(Fault::from).collect(),
             derp_connections: derp.connections,
             derp_packets: derp.packets,
             derp_bytes: derp.bytes,

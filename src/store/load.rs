@@ -3,16 +3,19 @@
 
 use chrono::{DateTime, Utc};
 use rusqlite::types::Type;
-use rusqlite::{Connection, Error, Result, Row};
+use rusqlite::{Connection, Error, OptionalExtension as _, Result, Row};
 use serde::de::DeserializeOwned;
 
 use crate::keys::{DiscoPublic, MachinePublic, NodeId, NodePublic, RegionId, StableId, UserId};
 use crate::model::rows::{CapVer, Stored};
-use crate::model::{KeyId, LoginId, Node, Owner, PendingLogin, PolicyVersion, PreAuthKey, Tag, Tags, User};
+use crate::model::{
+    KeyId, LoginId, Node, Owner, PendingLogin, PolicySummary, PolicyVersion, PreAuthKey, Role, Tag, Tags,
+    User,
+};
 
 /// Reads everything.
 pub(super) fn load(conn: &Connection) -> Result<Stored> {
-    let policy = history(conn, 1)?.into_iter().next();
+    let policy = policy(conn, None)?;
     Ok(Stored {
         users: all(conn, "SELECT * FROM users ORDER BY id", user)?,
         nodes: all(conn, "SELECT * FROM nodes ORDER BY id", node)?,
@@ -26,18 +29,41 @@ pub(super) fn load(conn: &Connection) -> Result<Stored> {
     })
 }
 
-/// Policies, newest first.
-pub(super) fn history(conn: &Connection, limit: i64) -> Result<Vec<PolicyVersion>> {
-    let mut statement = conn.prepare_cached("SELECT * FROM policies ORDER BY version DESC LIMIT ?1")?;
+/// Every version without its text, newest first.
+pub(super) fn history(conn: &Connection, limit: i64) -> Result<Vec<PolicySummary>> {
+    let mut statement = conn.prepare_cached(
+        "SELECT version, author, comment, created, length(CAST(text AS BLOB)) AS bytes
+         FROM policies ORDER BY version DESC LIMIT ?1",
+    )?;
     let rows = statement.query_map([limit], |r| {
+        Ok(PolicySummary {
+            version: uint(r, "version")?,
+            author: r.get("author")?,
+            comment: r.get("comment")?,
+            created: time(r, "created")?,
+            bytes: uint(r, "bytes")?,
+        })
+    })?;
+    rows.collect()
+}
+
+/// The version with this number; without one the newest.
+pub(super) fn policy(conn: &Connection, version: Option<u64>) -> Result<Option<PolicyVersion>> {
+    let read = |r: &Row<'_>| {
         Ok(PolicyVersion {
             version: uint(r, "version")?,
             text: r.get("text")?,
             author: r.get("author")?,
+            comment: r.get("comment")?,
             created: time(r, "created")?,
         })
-    })?;
-    rows.collect()
+    };
+    let wanted = version.map(|v| i64::try_from(v).unwrap_or(i64::MAX));
+    conn.prepare_cached(
+        "SELECT * FROM policies WHERE ?1 IS NULL OR version = ?1 ORDER BY version DESC LIMIT 1",
+    )?
+    .query_row([wanted], read)
+    .optional()
 }
 
 fn all<T>(conn: &Connection, sql: &str, read: fn(&Row<'_>) -> Result<T>) -> Result<Vec<T>> {
@@ -109,7 +135,13 @@ fn address_of<T: std::str::FromStr<Err = std::net::AddrParseError>>(
 }
 
 fn user(row: &Row<'_>) -> Result<User> {
-    Ok(User { id: UserId(uint(row, "id")?), name: row.get("name")?, created: time(row, "created")? })
+    Ok(User {
+        id: UserId(uint(row, "id")?),
+        name: row.get("name")?,
+        // A role of a newer program: the least there is, rather than no user.
+        role: Role::parse(&row.get::<_, String>("role")?).unwrap_or_default(),
+        created: time(row, "created")?,
+    })
 }
 
 fn node(row: &Row<'_>) -> Result<Node> {

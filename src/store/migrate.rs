@@ -13,7 +13,8 @@ use super::{StoreError, open::classify};
 pub(super) const APPLICATION_ID: i64 = 0x7473_6401;
 
 /// Steps in order; never edit one that was released.
-pub(super) const STEPS: &[(&str, &str)] = &[("2026-11-21 first schema", FIRST)];
+pub(super) const STEPS: &[(&str, &str)] =
+    &[("2026-11-21 first schema", FIRST), ("2026-11-22 roles, and why a policy was stored", ROLES)];
 
 /// Times are microseconds since 1970, keys raw bytes, lists JSON. Ids are AUTOINCREMENT: never reused.
 const FIRST: &str = "
@@ -89,6 +90,13 @@ CREATE TABLE secrets (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// Who was here first owns the tailnet; everybody else was made by them.
+const ROLES: &str = "
+ALTER TABLE users ADD COLUMN role TEXT NOT NULL DEFAULT 'member';
+UPDATE users SET role = 'owner' WHERE id = (SELECT min(id) FROM users);
+ALTER TABLE policies ADD COLUMN comment TEXT NOT NULL DEFAULT '';
+";
+
 /// The schema version of this program.
 pub(super) fn known() -> i64 {
     i64::try_from(STEPS.len()).unwrap_or(i64::MAX)
@@ -151,5 +159,32 @@ mod tests {
         let kept: i64 =
             Connection::open(&copy).unwrap().query_row("SELECT x FROM t", [], |r| r.get(0)).unwrap();
         assert_eq!(kept, 7);
+    }
+
+    #[test]
+    fn who_was_first_owns_a_database_from_before_roles() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("tsd.db");
+        let mut conn = Connection::open(&file).unwrap();
+        conn.execute_batch(FIRST).unwrap();
+        conn.execute_batch(
+            "INSERT INTO users (id, name, created) VALUES (7, 'late', 1), (3, 'first', 2);
+             INSERT INTO policies (text, author, created) VALUES ('{}', 'a', 1);
+             PRAGMA user_version = 1;",
+        )
+        .unwrap();
+
+        up(&mut conn, &file).unwrap();
+
+        let roles: String = conn
+            .query_row(
+                "SELECT group_concat(name || ' ' || role, ', ') FROM (SELECT * FROM users ORDER BY id)",
+                [],
+                |r| r.get(0),
+            )
+            .unwrap();
+        assert_eq!(roles, "first owner, late member");
+        let comment: String = conn.query_row("SELECT comment FROM policies", [], |r| r.get(0)).unwrap();
+        assert_eq!(comment, "");
     }
 }

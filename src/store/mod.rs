@@ -18,8 +18,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::model::PolicyVersion;
 use crate::model::rows::{Stored, Write};
+use crate::model::{PolicySummary, PolicyVersion};
 
 /// Why the database cannot be opened or written.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -91,7 +91,8 @@ enum Job {
         take: bool,
         ack: Ack<Option<String>>,
     },
-    History(Ack<Vec<PolicyVersion>>),
+    History(Ack<Vec<PolicySummary>>),
+    Policy(u64, Ack<Option<PolicyVersion>>),
     /// Something done to the connection by a test: a limit, a panic.
     #[cfg(test)]
     Test(Box<dyn FnOnce(&rusqlite::Connection) + Send>),
@@ -243,12 +244,20 @@ impl Store {
         self.ask(|ack| Job::Secret { kind, hash, now, take, ack }).await
     }
 
-    /// All policies, newest first.
+    /// All policies without their texts, newest first.
     ///
     /// # Errors
     /// When the disk fails.
-    pub async fn policies(&self) -> Result<Vec<PolicyVersion>, StoreError> {
+    pub async fn policies(&self) -> Result<Vec<PolicySummary>, StoreError> {
         self.ask(Job::History).await
+    }
+
+    /// One stored policy.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub async fn policy(&self, version: u64) -> Result<Option<PolicyVersion>, StoreError> {
+        self.ask(|ack| Job::Policy(version, ack)).await
     }
 
     /// Ends the writer after everything queued, and waits until the file is closed. Blocks.

@@ -31,10 +31,15 @@ pub(super) fn apply(conn: &Connection, write: &Write) -> Result<()> {
     match write {
         Write::PutUser(user) => {
             conn.prepare_cached(
-                "INSERT INTO users (id, name, created) VALUES (?1, ?2, ?3)
-                 ON CONFLICT(id) DO UPDATE SET name = excluded.name",
+                "INSERT INTO users (id, name, created, role) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT(id) DO UPDATE SET name = excluded.name, role = excluded.role",
             )?
-            .execute(params![int(user.id.0), user.name, micros(user.created)])?;
+            .execute(params![
+                int(user.id.0),
+                user.name,
+                micros(user.created),
+                user.role.as_str()
+            ])?;
         }
         Write::DeleteUser(id) => {
             conn.prepare_cached("DELETE FROM users WHERE id = ?1")?.execute([int(id.0)])?;
@@ -143,7 +148,15 @@ fn put_login(conn: &Connection, login: &PendingLogin) -> Result<()> {
 }
 
 fn put_policy(conn: &Connection, policy: &PolicyVersion) -> Result<()> {
-    conn.prepare_cached("INSERT INTO policies (version, text, author, created) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![int(policy.version), policy.text, policy.author, micros(policy.created),])?;
+    conn.prepare_cached(
+        "INSERT INTO policies (version, text, author, created, comment) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute(params![
+        int(policy.version),
+        policy.text,
+        policy.author,
+        micros(policy.created),
+        policy.comment
+    ])?;
     Ok(())
 }

@@ -8,10 +8,11 @@ use super::{Store, StoreError, migrate};
 use crate::clock::Now;
 use crate::keys::UserId;
 use crate::model::rows::Write;
-use crate::model::{LoginId, PolicyVersion, User};
+use crate::model::{LoginId, PolicyVersion, Role, User};
 
 fn user(id: u64, name: &str) -> Write {
-    Write::PutUser(Arc::new(User { id: UserId(id), name: name.into(), created: Now::read().wall }))
+    let role = if id == 1 { Role::Owner } else { Role::Auditor };
+    Write::PutUser(Arc::new(User { id: UserId(id), name: name.into(), role, created: Now::read().wall }))
 }
 
 fn refusal(dir: &std::path::Path) -> StoreError {
@@ -27,7 +28,7 @@ async fn what_was_acknowledged_is_read_again_and_ids_are_not_reused() {
     store.commit(vec![Write::DeleteUser(UserId(2)), Write::DeleteLogin(LoginId("x".into()))]).await.unwrap();
     store.close();
     let (_store, stored) = Store::open(dir.path()).unwrap();
-    assert_eq!(stored.users.len(), 1);
+    assert_eq!(stored.users.iter().map(|u| u.role).collect::<Vec<_>>(), [Role::Owner]);
     assert_eq!(stored.last_user, 2);
     let mode = std::fs::metadata(dir.path().join("tsd.db")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -57,12 +58,19 @@ async fn policies_are_a_history() {
             version,
             text: format!("{{}} // {version}"),
             author: "t".into(),
+            comment: format!("why {version}"),
             created: Now::read().wall,
         };
         store.commit(vec![Write::PutPolicy(Arc::new(policy))]).await.unwrap();
     }
-    let versions: Vec<_> = store.policies().await.unwrap().iter().map(|p| p.version).collect();
-    assert_eq!(versions, [3, 2, 1]);
+    let all = store.policies().await.unwrap();
+    let told: Vec<_> = all.iter().map(|p| (p.version, p.comment.as_str(), p.bytes)).collect();
+    assert_eq!(told, [(3, "why 3", 7), (2, "why 2", 7), (1, "why 1", 7)]);
+    let second = store.policy(2).await.unwrap().unwrap();
+    assert_eq!((second.text.as_str(), second.summary()), ("{} // 2", all[1].clone()));
+    assert_eq!(store.policy(4).await.unwrap(), None);
+    store.close();
+    assert_eq!(Store::open(dir.path()).unwrap().1.policy.unwrap().version, 3);
 }
 
 #[test]

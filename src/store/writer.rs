@@ -81,6 +81,7 @@ fn refuse(job: Job) -> Tell {
         Job::Commit(_, ack) | Job::PutSecret(_, ack) => teller(ack, Err(StoreError::Closed)),
         Job::Secret { ack, .. } => teller(ack, Err(StoreError::Closed)),
         Job::History(ack) => teller(ack, Err(StoreError::Closed)),
+        Job::Policy(_, ack) => teller(ack, Err(StoreError::Closed)),
         #[cfg(test)]
         Job::Test(_) => Box::new(|_| {}),
     }
@@ -119,6 +120,7 @@ fn perform(conn: &Connection, job: Job, file: &std::path::Path, fatal: &mut Opti
             teller(ack, result.map_err(bad))
         }
         Job::History(ack) => teller(ack, load::history(conn, 10_000).map_err(bad)),
+        Job::Policy(version, ack) => teller(ack, load::policy(conn, Some(version)).map_err(bad)),
         #[cfg(test)]
         Job::Test(job) => {
             job(conn);

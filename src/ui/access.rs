@@ -14,7 +14,7 @@ use super::{Stop, done, redirect};
 use crate::control::service::{AdminError, PolicyOutcome};
 
 /// Longest policy text.
-const MAX_TEXT: usize = 1 << 20;
+const MAX_TEXT: usize = 16 << 20;
 /// Versions listed.
 const MAX_HISTORY: usize = 50;
 
@@ -39,10 +39,7 @@ pub(super) async fn editor(caller: Caller, Query(asked): Query<Asked>) -> Reply 
     let mut draft = None;
     let mut notice = done(asked.done.as_deref());
     if let Some(from) = asked.from.and_then(|v| v.parse::<u64>().ok()) {
-        let history = caller.shared.control().policy_history().await?;
-        let Some(found) = history.into_iter().find(|p| p.version == from) else {
-            return Err(Stop::Missing);
-        };
+        let found = caller.shared.control().policy_at(from).await?;
         notice = Some(Notice::good(format!(
             "The draft below is version {from}. Nothing is stored until you save."
         )));
@@ -67,7 +64,7 @@ pub(super) async fn submit(caller: Caller, form: Unchecked) -> Reply {
     }
     if text.len() > MAX_TEXT {
         let notice = Notice::danger(
-            "The text is longer than 1 MiB, so nothing was changed. Make it shorter, with groups in place of long lists.",
+            "The text is longer than 16 MiB, so nothing was changed. Make it shorter, with groups in place of long lists.",
         );
         let mut again = build(&caller, Some(text), Some(notice)).await?;
         keep_expectation(&mut again, expect);
@@ -76,9 +73,9 @@ pub(super) async fn submit(caller: Caller, form: Unchecked) -> Reply {
     let control = caller.shared.control();
     let action = fields.one("do");
     let outcome = match (action, expect) {
-        ("check", _) => control.check_policy(&text).await,
+        ("check", _) => control.check_policy(&caller.actor(), &text).await,
         ("save" | "confirm", Some(version)) => {
-            control.set_policy(&caller.actor(), &text, action == "confirm", Some(version)).await
+            control.set_policy(&caller.actor(), &text, "", action == "confirm", Some(version)).await
         }
         _ => return Err(Stop::Form(StatusCode::BAD_REQUEST)),
     };
@@ -117,8 +114,9 @@ async fn refused(caller: &Caller, text: String, expect: Option<u64>, error: Admi
             again.faults = faults(&again.text, &errors);
             keep_expectation(&mut again, expect);
         }
-        AdminError::NeedsConfirmation(diff) => {
-            again.diff = Some(DiffView::new(&diff, &caller.shared.control().nodes()));
+        AdminError::NeedsConfirmation(outcome) => {
+            again.diff = Some(DiffView::new(&outcome.diff, &caller.shared.control().nodes()));
+            again.frame.notice = outcome.cuts_author.map(Notice::danger);
             again.confirm = true;
             keep_expectation(&mut again, expect);
         }
@@ -140,14 +138,11 @@ async fn refused(caller: &Caller, text: String, expect: Option<u64>, error: Admi
 pub(super) async fn version(caller: Caller, Path(version): Path<String>) -> Reply {
     let version: u64 = version.parse().map_err(|_| Stop::Missing)?;
     let control = caller.shared.control();
-    let history = control.policy_history().await?;
-    let Some(found) = history.iter().find(|p| p.version == version) else {
-        return Err(Stop::Missing);
-    };
+    let found = control.policy_at(version).await?;
     let current = control.policy();
     page(&Version {
         frame: caller.frame(Room::Access, &format!("Version {version}")).command("tsd policy history"),
-        row: VersionRow::new(found, caller.now),
+        row: VersionRow::new(&found.summary(), caller.now),
         current: current.version == version,
         since: difference(&found.text, &current.text),
         text: found.text.clone(),

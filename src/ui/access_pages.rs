@@ -8,7 +8,7 @@ use super::pages::{Frame, Room};
 use super::text::{When, clean};
 use crate::acl::{AccessChange, AccessDiff};
 use crate::control::service::NodeView;
-use crate::model::PolicyVersion;
+use crate::model::{PolicySummary, PolicyVersion};
 
 /// One gain or loss in words.
 pub(super) struct ChangeRow {
@@ -71,7 +71,7 @@ pub(super) struct VersionRow {
 }
 
 impl VersionRow {
-    pub(super) fn new(policy: &PolicyVersion, now: DateTime<Utc>) -> Self {
+    pub(super) fn new(policy: &PolicySummary, now: DateTime<Utc>) -> Self {
         Self {
             version: policy.version,
             author: clean(&policy.author, 80),

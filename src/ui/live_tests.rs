@@ -61,6 +61,8 @@ fn settings() -> Settings {
         key_expiry: None,
         ephemeral_timeout: std::time::Duration::from_secs(60),
         ipv4_pool: "100.64.0.0/10".parse().unwrap(),
+        domains: Default::default(),
+        policy_file: None,
     }
 }
 

@@ -42,8 +42,8 @@ use stop::Stop;
 
 /// A request and its answer must be through in this time.
 const REQUEST_TIME: Duration = Duration::from_secs(30);
-/// Largest page or asset we send; pages are far smaller.
-const MAX_ANSWER: usize = 16 << 20;
+/// Largest page or asset we send; only the editor with a text of megabytes comes near.
+const MAX_ANSWER: usize = 128 << 20;
 /// Form nonces remembered against double submits; the oldest go first.
 const MAX_USED: usize = 1024;
 

@@ -24,8 +24,8 @@ use crate::model::Tag;
 
 /// Forms other than the policy's are short.
 const FORM_LIMIT: usize = 64 << 10;
-/// The policy may have 1 MiB; every byte of it may be sent as three.
-const POLICY_LIMIT: usize = (3 << 20) + FORM_LIMIT;
+/// The policy may have 16 MiB; every byte of it may be sent as three.
+const POLICY_LIMIT: usize = (48 << 20) + FORM_LIMIT;
 
 pub(super) type Reply = Result<Response, Stop>;
 

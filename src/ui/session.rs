@@ -50,7 +50,7 @@ impl Session {
 
     /// Who acts, for the log and the policy history.
     pub(super) fn actor(&self) -> Actor {
-        Actor(format!("console, {}", self.signed.from))
+        Actor::at("console", self.signed.from)
     }
 
     #[cfg(test)]

@@ -91,7 +91,7 @@ impl Stop {
             Self::Token => "The form is from an earlier session. Go back, reload the page and send it again.".to_owned(),
             Self::Origin => "The form was sent from another site. Open the page here and send it from there.".to_owned(),
             Self::Ended => "Nothing was changed. Go back to copy what you typed, then sign in again.".to_owned(),
-            Self::Form(StatusCode::PAYLOAD_TOO_LARGE) => "What was sent is too large. A policy may have 1 MiB.".to_owned(),
+            Self::Form(StatusCode::PAYLOAD_TOO_LARGE) => "What was sent is too large. A policy may have 16 MiB.".to_owned(),
             Self::Form(_) => "The form could not be read. Go back, reload the page and send it again.".to_owned(),
             Self::Method => "The console answers GET and POST.".to_owned(),
             Self::Plain => "The console is not shown over plain HTTP, because a session could be read on the way. Open the server's https address, or reach it over loopback.".to_owned(),

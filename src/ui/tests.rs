@@ -98,7 +98,13 @@ fn login(hostname: &str, os: &str) -> LoginView {
 }
 
 fn user(id: u64, name: &str, nodes: usize) -> UserView {
-    UserView { id: UserId(id), name: name.into(), created: now() - Duration::days(40), nodes }
+    UserView {
+        id: UserId(id),
+        name: name.into(),
+        role: crate::model::Role::Member,
+        created: now() - Duration::days(40),
+        nodes,
+    }
 }
 
 fn users() -> Vec<UserView> {
@@ -124,6 +130,7 @@ fn policy(version: u64, text: &str) -> PolicyVersion {
         version,
         text: text.into(),
         author: "console, 192.0.2.7".into(),
+        comment: String::new(),
         created: now() - Duration::hours(5),
     }
 }
@@ -131,7 +138,10 @@ fn policy(version: u64, text: &str) -> PolicyVersion {
 const POLICY: &str = "// Who reaches whom.\n{\n  \"groups\": { \"group:dev\": [\"alice@\", \"bob@example.com\"] },\n  \"tagOwners\": { \"tag:db\": [\"group:dev\"] },\n  \"acls\": [\n    { \"action\": \"accept\", \"src\": [\"group:dev\"], \"dst\": [\"tag:db:5432\"] },\n    { \"action\": \"accept\", \"src\": [\"autogroup:member\"], \"dst\": [\"autogroup:self:*\"] },\n  ],\n}\n";
 
 fn access(text: &str) -> Access {
-    let history = vec![VersionRow::new(&policy(2, ""), now()), VersionRow::new(&policy(1, ""), now())];
+    let history = vec![
+        VersionRow::new(&policy(2, "").summary(), now()),
+        VersionRow::new(&policy(1, "").summary(), now()),
+    ];
     Access::new(frame(Room::Access, "Access"), &policy(2, POLICY), text.into(), history)
 }
 
@@ -249,7 +259,7 @@ fn all_pages() -> Vec<(&'static str, String)> {
     };
     let version = Version {
         frame: frame(Room::Access, "Version 1"),
-        row: VersionRow::new(&policy(1, POLICY), now()),
+        row: VersionRow::new(&policy(1, POLICY).summary(), now()),
         text: POLICY.into(),
         current: false,
         since: difference(POLICY, &POLICY.replace("5432", "443")),

@@ -55,6 +55,12 @@ pub struct Hostinfo {
     /// Userspace networking.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub userspace: Option<bool>,
+    /// Updates itself when told to.
+    #[serde(deserialize_with = "nil", skip_serializing_if = "zero")]
+    pub allows_update: bool,
+    /// Its state on disk is encrypted; absent is unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_encrypted: Option<bool>,
     /// Every other field, untouched.
     #[serde(flatten)]
     pub rest: BTreeMap<String, Value>,

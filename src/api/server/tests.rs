@@ -21,6 +21,8 @@ fn settings() -> Settings {
         key_expiry: None,
         ephemeral_timeout: Duration::from_secs(1800),
         ipv4_pool: "100.64.0.0/10".parse().unwrap(),
+        domains: Default::default(),
+        policy_file: None,
     }
 }
 

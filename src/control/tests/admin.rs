@@ -99,7 +99,7 @@ async fn a_policy_is_compared_beside_other_changes_not_before_them() {
     let rules: Vec<String> = (1..=1500).map(rule).collect();
     let text = format!(r#"{{"acls": [{}]}}"#, rules.join(","));
     let control = world.control.clone();
-    let set = tokio::spawn(async move { control.set_policy(&by(), &text, true, None).await });
+    let set = tokio::spawn(async move { control.set_policy(&by(), &text, "", true, None).await });
     // The world changes while the comparison runs, which has it made again, once.
     tokio::task::yield_now().await;
     world.control.rename_user(&by(), "bob", "rob").await.unwrap();
@@ -119,7 +119,10 @@ async fn of_many_policies_at_once_each_gets_a_version_of_its_own() {
     let world = World::new().await;
     for n in 1..=100_u32 {
         let text = format!(r#"{{"acls": [{{"action": "accept", "src": ["*"], "dst": ["*:{n}"]}}]}}"#);
-        assert_eq!(world.control.set_policy(&by(), &text, true, None).await.unwrap().version, u64::from(n));
+        assert_eq!(
+            world.control.set_policy(&by(), &text, "", true, None).await.unwrap().version,
+            u64::from(n)
+        );
     }
     assert_eq!(world.control.policy_history().await.unwrap().len(), 100);
 }
@@ -128,7 +131,7 @@ async fn of_many_policies_at_once_each_gets_a_version_of_its_own() {
 async fn untagging_gives_a_node_back() {
     let world = World::new().await;
     let policy = r#"{"tagOwners": {"tag:web": ["alice@"]}, "acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}"#;
-    world.control.set_policy(&by(), policy, true, None).await.unwrap();
+    world.control.set_policy(&by(), policy, "", true, None).await.unwrap();
     let _a = world.joined(1, "a").await;
     let tag = crate::model::Tag::parse("tag:web").unwrap();
     let tagged = world.control.tag_node(&by(), "a", &[tag]).await.unwrap();
@@ -224,7 +227,7 @@ async fn the_text_shown_by_default_means_what_is_in_force() {
     let world = World::new().await;
     let (_a, _b) = (world.joined(1, "a").await, world.joined(2, "b").await);
     let text = world.control.policy().text;
-    let outcome = world.control.check_policy(&text).await.unwrap();
+    let outcome = world.control.check_policy(&by(), &text).await.unwrap();
     assert_eq!((outcome.diff.lost_total, outcome.diff.gained_total), (0, 0));
     assert_eq!((outcome.applied, outcome.version), (false, 0));
 }

@@ -37,7 +37,7 @@ async fn on_a_full_disk_what_is_there_works_on_and_what_is_new_hears_why() {
     let (client, name, error) = refused.expect("the database is full at some time");
     assert!(error.contains("disk is full") && error.contains(world.dir.path().to_str().unwrap()), "{error}");
     let text = format!("{{\"acls\": []}} // {}", "x".repeat(50_000));
-    let set = world.control.set_policy(&by(), &text, true, None).await;
+    let set = world.control.set_policy(&by(), &text, "", true, None).await;
     assert!(matches!(&set, Err(AdminError::Internal(e)) if e.contains("disk is full")), "{set:?}");
     assert_eq!(world.control.policy().version, 0, "what is not on disk did not happen");
     let before = world.control.nodes().len();

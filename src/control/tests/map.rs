@@ -141,10 +141,10 @@ async fn a_policy_change_reaches_open_streams() {
     assert_eq!(stream.next().await.unwrap()["Peers"].as_array().unwrap().len(), 1);
     let nobody = r#"{"acls": []}"#;
 
-    let unconfirmed = world.control.set_policy(&by(), nobody, false, None).await;
-    let broken = world.control.set_policy(&by(), "{", true, None).await;
-    let applied = world.control.set_policy(&by(), nobody, true, Some(0)).await.unwrap();
-    let raced = world.control.set_policy(&by(), nobody, true, Some(0)).await;
+    let unconfirmed = world.control.set_policy(&by(), nobody, "", false, None).await;
+    let broken = world.control.set_policy(&by(), "{", "", true, None).await;
+    let applied = world.control.set_policy(&by(), nobody, "", true, Some(0)).await.unwrap();
+    let raced = world.control.set_policy(&by(), nobody, "", true, Some(0)).await;
 
     assert!(matches!(unconfirmed, Err(super::super::types::AdminError::NeedsConfirmation(_))));
     assert!(matches!(broken, Err(super::super::types::AdminError::Policy(_))));

@@ -6,6 +6,7 @@ mod deltas;
 mod faults;
 mod limits;
 mod map;
+mod policies;
 mod public;
 mod registering;
 mod swarm;
@@ -41,11 +42,13 @@ pub(super) fn settings() -> Settings {
         key_expiry: None,
         ephemeral_timeout: Duration::from_secs(300),
         ipv4_pool: "100.64.0.0/10".parse().unwrap(),
+        domains: Default::default(),
+        policy_file: None,
     }
 }
 
 pub(super) fn by() -> Actor {
-    Actor("test".into())
+    Actor::local("test")
 }
 
 pub(super) struct World {

@@ -170,7 +170,7 @@ async fn tags_need_an_owner() {
     let world = World::new().await;
     let policy = r#"{"tagOwners": {"tag:web": ["alice@"], "tag:db": ["bob@example.com"]},
         "acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}"#;
-    world.control.set_policy(&by(), policy, true, None).await.unwrap();
+    world.control.set_policy(&by(), policy, "", true, None).await.unwrap();
     let key = world.key(true, false, &[]).await;
     let asking = |tag: &str| json!({"Hostinfo": {"Hostname": "a", "RequestTags": [tag]}});
 

@@ -72,7 +72,7 @@ async fn the_last_peer_goes_by_removal_and_nothing_reads_as_none() {
     let _b = world.joined(2, "b").await;
     let mut stream = a.poll().await;
     assert_eq!(stream.next().await.unwrap()["Peers"].as_array().unwrap().len(), 1);
-    world.control.set_policy(&by(), r#"{"acls": []}"#, true, None).await.unwrap();
+    world.control.set_policy(&by(), r#"{"acls": []}"#, "", true, None).await.unwrap();
     let told = stream.next().await.unwrap();
     assert_eq!(told["PeersRemoved"], json!([2]));
     assert!(told.get("Peers").is_none());
