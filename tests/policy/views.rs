@@ -34,7 +34,7 @@ impl Naive<'_> {
             let to = |n: &WorldNode| rule.to.contains(&n.id) || (rule.internet && is_exit(n));
             let related = |x: &WorldNode, y| match rule.dst {
                 Alias::Own => self.own(rule, x, y),
-                _ => rule.from.contains(&x.id) && to(y) && (self.passes(rule, x) || self.passes(rule, y)),
+                _ => rule.from.contains(&x.id) && to(y) && self.passes(rule, y),
             };
             related(a, b) || related(b, a)
         })
