@@ -24,6 +24,7 @@ mod scenario_attack;
 mod scenario_batches;
 mod scenario_browser;
 mod scenario_crowds;
+mod scenario_cut;
 mod scenario_diagnostics;
 mod scenario_faults;
 mod scenario_hostile;
