@@ -19,6 +19,7 @@ mod world;
 #[path = "../support/webdriver.rs"]
 mod webdriver;
 
+mod scenario_access;
 mod scenario_attack;
 mod scenario_batches;
 mod scenario_browser;
