@@ -164,7 +164,7 @@ fn datagrams_and_packets_into_the_engine() {
             ..Default::default()
         }),
         packet_filter: Some(vec![tsd::wire::FilterRule {
-            src_ips: vec!["*".into()],
+            src_ips: ["*"].into_iter().collect(),
             dst_ports: vec![tsd::wire::NetPortRange { ip: "*".into(), ports: tsd::wire::PortRange::ANY }],
             ..Default::default()
         }]),

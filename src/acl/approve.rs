@@ -2,7 +2,6 @@
 //! only ever added; what is taken out of the policy stays approved until somebody takes it back.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -19,7 +18,7 @@ pub(super) struct Table {
 
 impl Table {
     /// Resolves the approvers of `file`.
-    pub(super) fn new(file: &Arc<File>, ground: &Arc<Ground>) -> Self {
+    pub(super) fn new(file: &File, ground: &Ground) -> Self {
         let resolver = Resolver { file, ground };
         let mut known: HashMap<Alias, Bits> = HashMap::new();
         let mut all = |approvers: &[Spanned<Alias>]| {

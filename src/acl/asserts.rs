@@ -2,10 +2,9 @@
 //! against the users and nodes there are. Words are read here, when a test runs: a malformed test fails.
 
 mod network;
+mod sides;
+mod words;
 
-use std::sync::Arc;
-
-use super::World;
 use super::alias::Alias;
 use super::ast::{File, Span, Spanned, SshTest};
 use super::error::{Lines, quote};
@@ -33,14 +32,13 @@ impl Report {
 
 /// Runs all tests of `file`. SSH rules are asked for when there are `sshTests`.
 pub(super) fn run<'s>(
-    file: &Arc<File>,
-    world: &World,
-    ground: &Arc<Ground>,
+    file: &File,
+    ground: &Ground,
     lines: &Lines,
     ssh: impl FnOnce() -> &'s ssh::Table,
 ) -> Report {
     let mut report = Report::default();
-    let scene = Scene { file, world, ground, lines, resolver: Resolver { file, ground } };
+    let scene = Scene { file, ground, lines, resolver: Resolver { file, ground } };
     if !file.tests.is_empty() {
         network::Run::new(&scene).all(&mut report);
     }
@@ -56,8 +54,7 @@ pub(super) fn run<'s>(
 /// What tests are judged against.
 struct Scene<'a> {
     file: &'a File,
-    world: &'a World,
-    ground: &'a Arc<Ground>,
+    ground: &'a Ground,
     lines: &'a Lines,
     resolver: Resolver<'a>,
 }
@@ -82,8 +79,7 @@ impl Scene<'_> {
     }
 
     fn node_name(&self, slot: usize) -> &str {
-        let node = self.ground.nodes.get(slot).and_then(|n| self.world.nodes.get(&n.id));
-        node.map_or("a node", |n| n.name.as_str())
+        self.ground.nodes.get(slot).map_or("a node", |n| n.node.name.as_str())
     }
 
     /// Reads the name of somebody whom the policy knows.
@@ -227,7 +223,9 @@ impl SshRun<'_> {
             Alias::Own => {
                 own = true;
                 let mut devices = Bits::default();
-                from.iter().filter_map(|slot| self.table.devices(slot)).for_each(|own| devices.add(own));
+                from.iter()
+                    .filter_map(|slot| ssh::devices(self.scene.ground, slot))
+                    .for_each(|own| devices.add(own));
                 devices
             }
             _ => return Err((format!("{} cannot be a destination", quote(text)), HINT)),
@@ -253,9 +251,9 @@ impl SshRun<'_> {
                 "name the user who logs in, such as root".into(),
             ));
         }
-        let (from, to) = pairs.breaking(self.table, demand, name)?;
+        let (from, to) = pairs.breaking(self.table, self.scene.ground, demand, name)?;
         let scene = self.scene;
-        let verdict = self.table.verdict(from, to, name);
+        let verdict = self.table.verdict(scene.ground, from, to, name);
         let rule = |number: usize| {
             let line = scene.file.ssh.get(number).map_or(0, |r| scene.line(r.span));
             format!("ssh[{number}] (line {line})")
@@ -302,15 +300,21 @@ struct Pairs<'a> {
 
 impl Pairs<'_> {
     /// A pair for which the demand does not hold.
-    fn breaking(&self, table: &ssh::Table, demand: Demand, login: &str) -> Option<(usize, usize)> {
+    fn breaking(
+        &self,
+        table: &ssh::Table,
+        ground: &Ground,
+        demand: Demand,
+        login: &str,
+    ) -> Option<(usize, usize)> {
         // Destinations with the same rules differ only for rules about people's own nodes; asking each
         // is cheap enough once the rules are few.
         self.to.iter().find_map(|to| {
             let mut from = self.from.clone();
             if self.own {
-                from.keep(table.devices(to)?);
+                from.keep(ssh::devices(ground, to)?);
             }
-            let admitted = table.admitted(&self.rules, to, login);
+            let admitted = table.admitted(ground, &self.rules, to, login);
             match demand {
                 Demand::Accept => {
                     from.drop(&admitted.accept);

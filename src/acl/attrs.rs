@@ -10,8 +10,7 @@ use serde_json::Value;
 use crate::model::Role;
 use crate::wire::CapMap;
 
-use super::World;
-use super::ast::{Alias, AttrValue, File, NodeAttr, OneCgnatRoute};
+use super::ast::{Alias, AttrValue, File, NodeAttr, OneCgnatRoute, Spanned};
 use super::ranges::Bits;
 use super::resolve::{Ground, Resolver};
 
@@ -44,40 +43,25 @@ pub(super) struct Table {
     file: Arc<File>,
     /// For each entry of `nodeAttrs`: whom it concerns.
     targets: Vec<Bits>,
-    /// For each node: its person's role; `None` for a tagged node.
-    roles: Vec<Option<Role>>,
-    exits: Bits,
-    macs: Bits,
-    auto_update: bool,
     /// A rule of `ssh` has `acceptEnv`.
     accept_env: bool,
 }
 
 impl Table {
     /// Resolves the attributes of `file`.
-    pub(super) fn new(file: &Arc<File>, world: &World, ground: &Arc<Ground>) -> Self {
+    pub(super) fn new(file: &Arc<File>, ground: &Ground) -> Self {
         let resolver = Resolver { file, ground };
-        let mut known: HashMap<Alias, Bits> = HashMap::new();
-        let mut all = |entry: &NodeAttr| {
+        let mut known: HashMap<&Alias, Bits> = HashMap::new();
+        let mut targets = Vec::with_capacity(file.node_attrs.len());
+        for entry in &file.node_attrs {
             let mut nodes = Bits::default();
-            for target in &entry.target {
-                let alias = &target.value;
-                nodes.add(known.entry(alias.clone()).or_insert_with(|| resolver.members(alias)));
+            for Spanned { value: alias, .. } in &entry.target {
+                nodes.add(known.entry(alias).or_insert_with(|| resolver.members(alias)));
             }
-            nodes
-        };
-        let slots = || ground.nodes.iter().enumerate();
-        let role = |user| world.users.get(&user).map_or(Role::Member, |u| u.role);
-        let is_mac = |node: &super::resolve::GroundNode| {
-            let os = world.nodes.get(&node.id).and_then(|n| n.attributes.get("node:os"));
-            matches!(os, Some(AttrValue::Text(os)) if os.eq_ignore_ascii_case("macos"))
-        };
+            targets.push(nodes);
+        }
         Self {
-            targets: file.node_attrs.iter().map(&mut all).collect(),
-            roles: ground.nodes.iter().map(|n| n.user.map(role)).collect(),
-            exits: slots().filter(|(_, n)| !n.exits.is_empty()).map(|(slot, _)| slot).collect(),
-            macs: slots().filter(|(_, n)| is_mac(n)).map(|(slot, _)| slot).collect(),
-            auto_update: world.auto_update,
+            targets,
             accept_env: file.ssh.iter().any(|r| r.accept_env.as_ref().is_some_and(|e| !e.is_empty())),
             file: file.clone(),
         }
@@ -94,14 +78,12 @@ impl Table {
     }
 
     /// What the node in `slot` is told about itself.
-    pub(super) fn self_caps(&self, slot: usize) -> CapMap {
-        let Some(role) = self.roles.get(slot) else {
-            return CapMap::new();
-        };
+    pub(super) fn self_caps(&self, ground: &Ground, slot: usize) -> CapMap {
+        let role = ground.owner(slot).map(|owner| owner.role);
         let mut caps = CapMap::from([
             (FILE_SHARING.to_owned(), None),
             (SSH.to_owned(), None),
-            (AUTO_UPDATE.to_owned(), Some(vec![Value::Bool(self.auto_update)])),
+            (AUTO_UPDATE.to_owned(), Some(vec![Value::Bool(ground.frame.auto_update)])),
         ]);
         let mut add = |name: &str| {
             caps.entry(name.to_owned()).or_insert(None);
@@ -110,7 +92,7 @@ impl Table {
             add(IS_ADMIN);
         }
         // As captured: a tagged node counts as the owner's and not as an admin's. No client reads it.
-        if role.is_none_or(|r| r == Role::Owner) {
+        if role == Some(Role::Owner) || ground.tagged.get(slot) {
             add(IS_OWNER);
         }
         if self.accept_env {
@@ -131,7 +113,7 @@ impl Table {
             }
         }
         // What an attribute says of one node goes before what the tailnet says of all.
-        if self.macs.get(slot) && !own_cgnat {
+        if !own_cgnat && is_mac(ground, slot) {
             match self.file.one_cgnat_route {
                 OneCgnatRoute::Default => {}
                 OneCgnatRoute::MacAlways => add(CGNAT_ON),
@@ -145,10 +127,10 @@ impl Table {
     }
 
     /// What others are told about the node in `slot`.
-    pub(super) fn peer_caps(&self, slot: usize) -> CapMap {
+    pub(super) fn peer_caps(&self, ground: &Ground, slot: usize) -> CapMap {
         let mut caps = CapMap::new();
         // Only of those that may be used as one: others would be suggested in vain.
-        if self.exits.get(slot) && self.has(slot, SUGGEST_EXIT) {
+        if ground.exits.get(slot) && self.has(slot, SUGGEST_EXIT) {
             caps.insert(SUGGEST_EXIT.to_owned(), None);
         }
         for attr in FOR_PEERS {
@@ -174,4 +156,9 @@ impl Table {
         }
         out
     }
+}
+
+fn is_mac(ground: &Ground, slot: usize) -> bool {
+    let os = ground.nodes.get(slot).and_then(|n| n.node.attributes.get("node:os"));
+    matches!(os, Some(AttrValue::Text(os)) if os.eq_ignore_ascii_case("macos"))
 }

@@ -1,546 +1,998 @@
-//! Rules to what a node receives (SEMANTICS.md 5, 6, 7, 9.1). Sources are compiled once per distinct
-//! set, names once per side, and a node's own rules are found through the few names it belongs to:
-//! the cost of one node is its own rules, not all rules. `autogroup:self` is worked out per user when
-//! asked for. Results that do not depend on the node are shared by all nodes of a class.
+//! A policy in force for one world: per name the nodes it means, per list of sources what it prints as,
+//! per node the names it belongs to. Made whole by [`compile`]; [`Inner::update`] makes the next one from
+//! a change of few nodes, sharing everything the change does not touch.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
+
 use crate::keys::{NodeId, UserId};
-use crate::wire::{FilterRule, NetPortRange, PortRange};
+use crate::wire::{FilterRule, SrcIps};
 
-use super::World;
-use super::ast::Alias;
-use super::ast::{Acl, Destination, File, Spanned};
-use super::ranges::{Bits, Range, join, star};
-use super::resolve::{Ground, GroundNode, Resolved, Resolver, Shape};
+use super::ast::{Alias, File};
+use super::ground::{Ground, GroundNode};
+use super::plan::{Form, Id, Kind, Name, Plan, Shape};
+use super::posture;
+use super::ranges::{Bits, Range, join, star, without};
+use super::resolve::Resolver;
 use super::visible::Reach;
+use super::{Touched, World, WorldChange, WorldNode};
 
-/// Filters with more text than this are made again when asked for instead of being kept, unless many
-/// nodes share them.
-const KEEP_STRINGS: usize = 4096;
-
-/// A distinct set of sources.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct SourceKey {
-    /// `autogroup:danger-all`: every address, whatever else is listed.
-    pub(super) danger: bool,
-    /// Holds `*`.
-    pub(super) star: bool,
-    /// What stands beside.
-    pub(super) ranges: Vec<Range>,
-}
-
-#[derive(Debug)]
-pub(super) struct SourceSet {
-    pub(super) key: SourceKey,
-    strings: OnceLock<Vec<String>>,
-}
-
-/// Ports of one destination name.
+/// What one name means in this world.
 #[derive(Debug, Clone)]
-pub(super) struct Part {
-    /// Number in [`Inner::dsts`].
-    pub(super) dst: usize,
-    pub(super) ports: Vec<PortRange>,
+pub(super) struct NameState {
+    /// Nodes whose IPv4, and whose IPv6 address is covered.
+    pub(super) families: [Arc<Bits>; 2],
+    /// Whom the name concerns when it comes to visibility (9.3): its nodes, nodes whose subnet routes
+    /// overlap, and exit nodes if the internet is covered.
+    pub(super) side: Arc<Bits>,
+    /// Destinations only: whose packet filter keeps an entry (9.1).
+    pub(super) keep: Arc<Bits>,
+    /// Routes that overlap, by number, ascending.
+    pub(super) routes: Vec<usize>,
+    /// Nodes that are covered and fail the posture.
+    pub(super) holes: Arc<Bits>,
 }
 
-/// What one rule gives, in the order of the list; its `autogroup:self` part is a unit of its own.
-#[derive(Debug)]
-pub(super) struct Unit {
-    /// Numbers in [`Inner::srcs`].
-    pub(super) srcs: Vec<usize>,
-    pub(super) protocol: Option<u8>,
-    pub(super) kind: UnitKind,
-    /// Number of the first unit that this one is joined to (6.7).
-    group: usize,
+impl NameState {
+    /// Nodes one of whose addresses is covered.
+    pub(super) fn members(&self) -> Arc<Bits> {
+        let [v4, v6] = &self.families;
+        if Arc::ptr_eq(v4, v6) {
+            return v4.clone();
+        }
+        let mut all = Bits::clone(v4);
+        all.add(v6);
+        Arc::new(all)
+    }
+
+    pub(super) fn has(&self, at: usize) -> bool {
+        self.families.iter().any(|f| f.get(at))
+    }
 }
 
-#[derive(Debug)]
-pub(super) enum UnitKind {
-    /// The same for all nodes.
-    Global { source: usize, parts: Vec<Part> },
-    /// `autogroup:self` with these ports.
-    Own { ports: Vec<PortRange> },
+/// What one list of sources prints as.
+#[derive(Debug, Clone)]
+pub(super) struct ListState {
+    /// Equal for lists that print alike, and for no others.
+    pub(super) key: u128,
+    /// Nobody is on it.
+    pub(super) empty: bool,
+    strings: Arc<OnceLock<SrcIps>>,
 }
+
+/// Nodes whose filters keep the same destinations share the work of finding their rules.
+#[derive(Debug)]
+pub(super) struct Class {
+    pub(super) kept: Box<[Id]>,
+    /// Units and their parts, in order of unit.
+    pub(super) pieces: OnceLock<Vec<(Id, Vec<Id>)>>,
+    /// No entry depends on the node.
+    pub(super) plain: bool,
+}
+
+/// What a node belongs to.
+#[derive(Debug, Clone)]
+pub(super) struct NodeNames {
+    /// Source names it is on the side of.
+    pub(super) srcs: Arc<[Id]>,
+    /// Destination names it is on the side of.
+    pub(super) dsts: Arc<[Id]>,
+    pub(super) class: Arc<Class>,
+}
+
+/// Which units are joined (6.7).
+#[derive(Debug)]
+pub(super) struct Merge {
+    /// The first unit of each key and protocol.
+    pub(super) first: HashMap<(u128, Option<u8>), Id>,
+}
+
+/// The sources of an `autogroup:self` rule among one user's devices.
+#[derive(Debug)]
+pub(super) struct OwnList {
+    pub(super) members: Bits,
+    pub(super) key: u128,
+    pub(super) strings: SrcIps,
+}
+
+type Classes = Arc<Mutex<HashMap<Box<[Id]>, Arc<Class>>>>;
 
 /// Everything known of one policy in one world.
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) file: Arc<File>,
-    pub(super) world: World,
-    pub(super) ground: Arc<Ground>,
-    pub(super) srcs: Vec<Resolved>,
-    pub(super) dsts: Vec<Resolved>,
-    pub(super) sources: Vec<SourceSet>,
-    source_index: HashMap<SourceKey, usize>,
-    pub(super) units: Vec<Unit>,
-    first: HashMap<(usize, Option<u8>), usize>,
-    pub(super) own_units: Vec<usize>,
+    pub(super) plan: Arc<Plan>,
+    pub(super) ground: Ground,
+    pub(super) names: Vec<Arc<NameState>>,
+    pub(super) lists: Vec<ListState>,
+    pub(super) nodes: Vec<NodeNames>,
     /// Sources of any `autogroup:self` rule.
     pub(super) own_sources: Bits,
-    /// For each destination name: units and their parts.
-    pub(super) uses: Vec<Vec<(usize, usize)>>,
-    /// For each node: destination names its filter keeps entries of.
-    kept: Vec<Vec<usize>>,
-    class: Vec<usize>,
-    filters: Vec<OnceLock<Arc<[FilterRule]>>>,
-    shared: Vec<bool>,
+    classes: Classes,
+    merge: OnceLock<Merge>,
     pub(super) reach: Reach,
+    /// Filters that whole classes share.
+    pub(super) shared: Mutex<HashMap<usize, Arc<[FilterRule]>>>,
+    own: Mutex<HashMap<(UserId, Id), Arc<OwnList>>>,
     /// SSH, attributes, automatic approval.
     pub(super) sections: super::Sections,
 }
 
-/// Rules as the builder gathers them.
-struct Builder<'a> {
-    resolver: Resolver<'a>,
-    srcs: Table,
-    dsts: Table,
-    sources: Vec<SourceSet>,
-    source_index: HashMap<SourceKey, usize>,
-    source_lists: HashMap<Vec<usize>, Option<usize>>,
-    units: Vec<Unit>,
-}
-
-#[derive(Default)]
-struct Table {
-    index: HashMap<Alias, usize>,
-    list: Vec<Resolved>,
-}
-
-impl Table {
-    fn number(&mut self, alias: &Alias, resolve: impl FnOnce() -> Resolved) -> usize {
-        if let Some(found) = self.index.get(alias) {
-            return *found;
-        }
-        let number = self.list.len();
-        self.list.push(resolve());
-        self.index.insert(alias.clone(), number);
-        number
+/// Compiles `plan` for `world`.
+pub(super) fn compile(file: &Arc<File>, plan: &Arc<Plan>, world: &World) -> Inner {
+    let ground = Ground::new(world);
+    let states = States::new(file, plan, &ground);
+    let mut alike: HashMap<(&Alias, Id), Arc<Bits>> = HashMap::new();
+    let names: Vec<Arc<NameState>> =
+        plan.names.iter().map(|name| Arc::new(states.state(name, &mut alike))).collect();
+    let lists = plan.lists.iter().map(|list| list_state(plan, &names, &ground, list)).collect();
+    let count = ground.nodes.len();
+    let (mut srcs, mut dsts, mut kept) =
+        (vec![Vec::new(); count], vec![Vec::new(); count], vec![Vec::new(); count]);
+    for ((id, name), state) in (0..).zip(&plan.names).zip(&names) {
+        let sides: &mut Vec<Vec<Id>> =
+            if matches!(name.form, Form::Source(_)) { &mut srcs } else { &mut dsts };
+        note(sides, &state.side, id);
+        note(&mut kept, &state.keep, id);
     }
-}
-
-/// Compiles `file` for `world`.
-pub(super) fn compile(file: &Arc<File>, world: &World) -> Inner {
-    let ground = Arc::new(Ground::new(world));
-    let mut builder = Builder {
-        resolver: Resolver { file, ground: &ground },
-        srcs: Table::default(),
-        dsts: Table::default(),
-        sources: Vec::new(),
-        source_index: HashMap::new(),
-        source_lists: HashMap::new(),
-        units: Vec::new(),
+    let mut inner = Inner {
+        file: file.clone(),
+        plan: plan.clone(),
+        names,
+        lists,
+        nodes: Vec::with_capacity(count),
+        own_sources: Bits::default(),
+        classes: Classes::default(),
+        merge: OnceLock::new(),
+        reach: Reach::default(),
+        shared: Mutex::default(),
+        own: Mutex::default(),
+        sections: super::Sections::default(),
+        ground,
     };
-    match &file.acls {
-        Some(acls) => acls.iter().for_each(|acl| builder.rule(acl)),
-        None if file.grants.is_none() => builder.rule(&allow_all()),
-        None => {}
+    for ((srcs, dsts), kept) in srcs.into_iter().zip(dsts).zip(kept) {
+        let class = inner.class(kept);
+        inner.nodes.push(NodeNames { srcs: srcs.into(), dsts: dsts.into(), class });
     }
-    builder.finish(file, world, ground.clone())
+    inner.own_sources = inner.own_sources();
+    inner
 }
 
-/// What an absent `acls` means (2.1).
-pub(super) fn allow_all() -> Acl {
-    let span = super::hujson::Span::default();
-    Acl {
-        span,
-        posture: None,
-        protocol: None,
-        src: vec![Spanned { value: Alias::Any, span }],
-        dst: vec![Spanned { value: Destination { alias: Alias::Any, ports: vec![PortRange::ANY] }, span }],
+fn note(lists: &mut [Vec<Id>], nodes: &Bits, name: Id) {
+    for at in nodes.iter() {
+        if let Some(list) = lists.get_mut(at) {
+            list.push(name);
+        }
     }
 }
 
-impl Builder<'_> {
-    fn rule(&mut self, acl: &Acl) {
-        let resolver = &self.resolver;
-        let mut srcs: Vec<usize> =
-            acl.src.iter().map(|s| self.srcs.number(&s.value, || resolver.source(&s.value))).collect();
-        srcs.sort_unstable();
-        srcs.dedup();
-        // Ports of one name are gathered; names keep their order (6.3).
-        let mut parts: Vec<Part> = Vec::new();
-        let mut place: HashMap<usize, usize> = HashMap::new();
-        let mut own: Vec<PortRange> = Vec::new();
-        let mut own_first = false;
-        for dst in &acl.dst {
-            let Destination { alias, ports } = &dst.value;
-            if *alias == Alias::Own {
-                own_first |= parts.is_empty();
-                own.extend(ports);
-                continue;
-            }
-            let number = self.dsts.number(alias, || resolver.destination(alias));
-            let at = *place.entry(number).or_insert(parts.len());
-            if let Some(part) = parts.get_mut(at) {
-                part.ports.extend(ports);
-            } else {
-                parts.push(Part { dst: number, ports: ports.clone() });
-            }
-        }
-        // Only a list of nothing but autogroups keeps its order; else self comes last (6.1).
-        own_first &= acl.dst.iter().all(|d| d.value.alias.is_autogroup());
-        if own_first {
-            self.own(&srcs, acl.protocol, &mut own);
-        }
-        self.global(&srcs, acl.protocol, parts);
-        self.own(&srcs, acl.protocol, &mut own);
-    }
+/// Finds what names mean.
+struct States<'a> {
+    resolver: Resolver<'a>,
+    plan: &'a Plan,
+    ground: &'a Ground,
+    /// Per posture: nodes that satisfy it; `None` is everybody.
+    fit: Vec<Option<Bits>>,
+}
 
-    fn own(&mut self, srcs: &[usize], protocol: Option<u8>, ports: &mut Vec<PortRange>) {
-        if !ports.is_empty() {
-            self.push(srcs, protocol, UnitKind::Own { ports: std::mem::take(ports) });
-        }
-    }
-
-    fn global(&mut self, srcs: &[usize], protocol: Option<u8>, mut parts: Vec<Part>) {
-        let dsts = &self.dsts.list;
-        parts.retain(|p| dsts.get(p.dst).is_some_and(|d| !d.is_empty()));
-        if parts.is_empty() {
-            return;
-        }
-        if let Some(source) = self.source(srcs) {
-            self.push(srcs, protocol, UnitKind::Global { source, parts });
-        }
-    }
-
-    fn push(&mut self, srcs: &[usize], protocol: Option<u8>, kind: UnitKind) {
-        self.units.push(Unit { srcs: srcs.to_vec(), protocol, kind, group: self.units.len() });
-    }
-
-    /// The source set of a list of names; `None` when it is empty.
-    fn source(&mut self, srcs: &[usize]) -> Option<usize> {
-        if let Some(found) = self.source_lists.get(srcs) {
-            return *found;
-        }
-        let names = srcs.iter().filter_map(|s| self.srcs.list.get(*s));
-        let key = source_key(names, self.resolver.ground);
-        let number = (key.danger || key.star || !key.ranges.is_empty()).then(|| {
-            let next = self.sources.len();
-            let number = *self.source_index.entry(key.clone()).or_insert(next);
-            if number == next {
-                self.sources.push(SourceSet { key, strings: OnceLock::new() });
-            }
-            number
+impl<'a> States<'a> {
+    fn new(file: &'a File, plan: &'a Plan, ground: &'a Ground) -> Self {
+        let fit = (0..).zip(&plan.postures).map(|(number, posture): (Id, _)| {
+            (number > 0).then(|| {
+                let fits = |at: &usize| {
+                    let node = ground.nodes.get(*at);
+                    node.is_some_and(|n| posture::holds(file, posture, &n.node.attributes))
+                };
+                ground.all.iter().filter(fits).collect()
+            })
         });
-        self.source_lists.insert(srcs.to_vec(), number);
-        number
+        Self { resolver: Resolver { file, ground }, plan, ground, fit: fit.collect() }
     }
 
-    fn finish(mut self, file: &Arc<File>, world: &World, ground: Arc<Ground>) -> Inner {
-        let mut first = HashMap::new();
-        let mut own_units = Vec::new();
-        let mut own_sources = Bits::default();
-        let mut uses = vec![Vec::new(); self.dsts.list.len()];
-        for (at, unit) in self.units.iter_mut().enumerate() {
-            match &unit.kind {
-                UnitKind::Own { .. } => {
-                    own_units.push(at);
-                    for src in unit.srcs.iter().filter_map(|s| self.srcs.list.get(*s)) {
-                        own_sources.add(&src.members);
-                    }
-                }
-                UnitKind::Global { source, parts } => {
-                    unit.group = *first.entry((*source, unit.protocol)).or_insert(at);
-                    for (number, part) in parts.iter().enumerate() {
-                        if let Some(list) = uses.get_mut(part.dst) {
-                            list.push((at, number));
-                        }
-                    }
-                }
-            }
+    /// `alike` keeps the bearers of a word for its other places.
+    fn state(&self, name: &'a Name, alike: &mut HashMap<(&'a Alias, Id), Arc<Bits>>) -> NameState {
+        let none = self.ground.nobody();
+        if let Form::Via(via) = name.form {
+            let (side, routes) = self.steered(name, via);
+            let side = Arc::new(side);
+            return NameState {
+                families: [none.clone(), none.clone()],
+                keep: side.clone(),
+                side,
+                routes,
+                holes: none,
+            };
         }
-        let mut kept = vec![Vec::new(); ground.nodes.len()];
-        for (number, dst) in self.dsts.list.iter().enumerate() {
-            for node in dst.keep.iter() {
-                if let Some(list) = kept.get_mut(node) {
-                    list.push(number);
-                }
-            }
-        }
-        let reach = Reach::new(&ground, &self.srcs.list, &self.dsts.list, &self.units);
-        let mut inner = Inner {
-            file: file.clone(),
-            world: world.clone(),
-            ground,
-            srcs: self.srcs.list,
-            dsts: self.dsts.list,
-            sources: self.sources,
-            source_index: self.source_index,
-            units: self.units,
-            first,
-            own_units,
-            own_sources,
-            uses,
-            kept,
-            class: Vec::new(),
-            filters: Vec::new(),
-            shared: Vec::new(),
-            reach,
-            sections: super::Sections::default(),
-        };
-        inner.classes();
-        inner
-    }
-}
-
-/// The canonical form of a set of sources: two sets that print alike are equal.
-fn source_key<'a>(names: impl Iterator<Item = &'a Resolved>, ground: &Ground) -> SourceKey {
-    let mut key = SourceKey { danger: false, star: false, ranges: Vec::new() };
-    let mut members = Bits::default();
-    for name in names {
-        match (&name.alias, &name.shape) {
-            (Alias::Any, _) => key.star = true,
-            (_, Shape::Everything) => key.danger = true,
-            (_, Shape::Nodes) => members.add(&name.members),
-            (_, Shape::Ranges(ranges)) => key.ranges.extend(ranges.iter().map(|(r, _)| *r)),
-        }
-    }
-    if key.danger {
-        key.star = false;
-        key.ranges.clear();
-        return key;
-    }
-    key.ranges.extend(node_ranges(&members, ground));
-    key.ranges = join(key.ranges);
-    if key.star {
-        let routes: Vec<Range> = ground.routes.iter().map(|r| (*r).into()).collect();
-        key.ranges.retain(|r| !star().contains(r) && !routes.contains(r));
-    }
-    key
-}
-
-fn node_ranges(members: &Bits, ground: &Ground) -> Vec<Range> {
-    members
-        .iter()
-        .filter_map(|at| ground.nodes.get(at))
-        .flat_map(|n| [Range::single(n.v4), Range::single(n.v6)])
-        .collect()
-}
-
-/// `SrcIPs`: sorted as plain text (6.2).
-fn source_strings(key: &SourceKey, ground: &Ground) -> Vec<String> {
-    if key.danger {
-        return vec!["*".to_owned()];
-    }
-    let mut out: Vec<String> = key.ranges.iter().map(|r| r.text()).collect();
-    if key.star {
-        out.extend(star().iter().map(|r| r.text()));
-        out.extend(ground.routes.iter().map(ToString::to_string));
-    }
-    out.sort_unstable();
-    out.dedup();
-    out
-}
-
-/// What one unit adds to a node's list.
-struct Piece {
-    group: usize,
-    unit: usize,
-    strings: Vec<String>,
-    protocol: Option<u8>,
-    ports: Vec<NetPortRange>,
-}
-
-impl Inner {
-    /// Sorts nodes into classes of equal filters. Nodes whose entries name themselves, that serve
-    /// routes or have a part in `autogroup:self` are classes of their own.
-    fn classes(&mut self) {
-        let mut known: HashMap<Vec<usize>, usize> = HashMap::new();
-        for (at, node) in self.ground.nodes.iter().enumerate() {
-            let names = self.kept.get(at).cloned().unwrap_or_default();
-            let plain = node.routes.is_empty()
-                && node.exits.is_empty()
-                && (node.user.is_none() || self.own_units.is_empty())
-                && names.iter().all(|n| {
-                    self.dsts.get(*n).is_some_and(|d| match &d.shape {
-                        Shape::Everything => true,
-                        Shape::Ranges(ranges) => ranges.len() == 1,
-                        Shape::Nodes => false,
-                    })
-                });
-            let next = self.filters.len();
-            let class = if plain { *known.entry(names).or_insert(next) } else { next };
-            if class == next {
-                self.filters.push(OnceLock::new());
-                self.shared.push(plain);
-            }
-            self.class.push(class);
-        }
-    }
-
-    /// A node's packet filter; empty for a node that is not of this world.
-    pub(super) fn filter_rules(&self, node: NodeId) -> Arc<[FilterRule]> {
-        let Some(at) = self.ground.index.get(&node).copied() else {
-            return Arc::from([]);
-        };
-        let class = self.class.get(at).copied().unwrap_or(usize::MAX);
-        let cell = self.filters.get(class);
-        if let Some(rules) = cell.and_then(OnceLock::get) {
-            return rules.clone();
-        }
-        let rules: Arc<[FilterRule]> = self.build(at).into();
-        let size: usize = rules.iter().map(|r| r.src_ips.len() + r.dst_ports.len()).sum();
-        let shared = self.shared.get(class).copied().unwrap_or(false);
-        if (shared || size <= KEEP_STRINGS)
-            && let Some(cell) = cell
+        let routes = self.routes(name);
+        let mut families = self.families(name, alike);
+        let mut holes = none.clone();
+        if let Form::Source(posture) | Form::App(posture) = name.form
+            && let Some(fit) = self.fit.get(posture as usize).and_then(Option::as_ref)
         {
-            return cell.get_or_init(|| rules).clone();
-        }
-        rules
-    }
-
-    fn build(&self, at: usize) -> Vec<FilterRule> {
-        let Some(node) = self.ground.nodes.get(at) else {
-            return Vec::new();
-        };
-        // Parts of global rules that concern the node, in order of rule and destination.
-        let mut wanted: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for dst in self.kept.get(at).into_iter().flatten() {
-            for (unit, part) in self.uses.get(*dst).into_iter().flatten() {
-                wanted.entry(*unit).or_default().push(*part);
-            }
-        }
-        let own = node.user.map_or_else(Vec::new, |u| self.own_pieces(u, node));
-        // An own part that comes before the global rule it is joined to moves that rule up.
-        let mut moved: HashMap<usize, usize> = HashMap::new();
-        for (_, lift) in &own {
-            if let Some((from, to)) = *lift {
-                moved.entry(from).or_insert(to);
-            }
-        }
-        let mut pieces: Vec<Piece> = own.into_iter().map(|(piece, _)| piece).collect();
-        for (number, mut parts) in wanted {
-            parts.sort_unstable();
-            let Some(unit) = self.units.get(number) else {
-                continue;
-            };
-            let UnitKind::Global { source, parts: all } = &unit.kind else {
-                continue;
-            };
-            let ports: Vec<NetPortRange> =
-                parts.iter().filter_map(|p| all.get(*p)).flat_map(|p| self.entries(p, node)).collect();
-            pieces.push(Piece {
-                group: moved.get(&unit.group).copied().unwrap_or(unit.group),
-                unit: number,
-                strings: self.strings(*source),
-                protocol: unit.protocol,
-                ports,
+            let mut failing = Bits::clone(&families[0]);
+            failing.add(&families[1]);
+            failing.drop(fit);
+            holes = Arc::new(failing);
+            families = families.map(|family| {
+                let mut left = Bits::clone(&family);
+                left.keep(fit);
+                Arc::new(left)
             });
         }
-        pieces.sort_by_key(|p| (p.group, p.unit));
-        let mut out: Vec<FilterRule> = Vec::new();
-        let mut last = None;
-        for piece in pieces.into_iter().filter(|p| !p.ports.is_empty()) {
-            match out.last_mut() {
-                Some(rule) if last == Some(piece.group) => rule.dst_ports.extend(piece.ports),
-                _ => out.push(FilterRule {
-                    src_ips: piece.strings,
-                    dst_ports: piece.ports,
-                    ip_proto: piece.protocol.map(i32::from).into_iter().collect(),
-                    cap_grant: Vec::new(),
-                }),
+        let mut state = NameState { families, side: none.clone(), keep: none.clone(), routes, holes };
+        let members = state.members();
+        let mut side = members.clone();
+        for route in state.routes.iter().filter_map(|r| self.ground.routes.get(*r)) {
+            Arc::make_mut(&mut side).add(&route.nodes);
+        }
+        state.keep = match name.form {
+            Form::Source(_) | Form::Via(_) => none,
+            Form::App(_) => side.clone(),
+            Form::Dest => {
+                let mut keep = side.clone();
+                if name.public || name.internet != [false; 2] {
+                    Arc::make_mut(&mut keep).add(&self.ground.exits);
+                }
+                keep
             }
-            last = Some(piece.group);
+        };
+        if name.internet != [false; 2] {
+            Arc::make_mut(&mut side).add(&self.ground.exits);
+        }
+        state.side = side;
+        state
+    }
+
+    fn families(&self, name: &'a Name, alike: &mut HashMap<(&'a Alias, Id), Arc<Bits>>) -> [Arc<Bits>; 2] {
+        let covered = |ranges: &mut dyn Iterator<Item = Range>| {
+            let mut out = [Bits::default(), Bits::default()];
+            for range in ranges {
+                let [v4, v6] = &mut out;
+                let family = if range.is_v6() { v6 } else { v4 };
+                family.add(&self.ground.covered(range));
+            }
+            out.map(Arc::new)
+        };
+        match &name.shape {
+            Shape::Nodes => {
+                let nodes =
+                    alike.entry((&name.alias, 0)).or_insert_with(|| self.resolver.bearers(&name.alias));
+                [nodes.clone(), nodes.clone()]
+            }
+            Shape::Everything => [self.ground.all.clone(), self.ground.all.clone()],
+            Shape::Star { bare } => {
+                let routes = self.ground.served().map(|(_, r)| r.range).filter(|_| !bare);
+                covered(&mut star().into_iter().chain(routes))
+            }
+            Shape::Ranges(ranges) => covered(&mut ranges.iter().map(|(r, _)| *r)),
+        }
+    }
+
+    fn routes(&self, name: &Name) -> Vec<usize> {
+        let served = self.ground.served();
+        match &name.shape {
+            Shape::Nodes if !self.ground.odd() => Vec::new(),
+            Shape::Nodes => {
+                let members = self.resolver.bearers(&name.alias);
+                served.filter(|(_, r)| r.covers.meets(&members)).map(|(n, _)| n).collect()
+            }
+            _ => served.filter(|(_, r)| overlaps(name, r.range)).map(|(n, _)| n).collect(),
+        }
+    }
+
+    /// Nodes with a via tag that serve the name, and the routes they serve it by.
+    fn steered(&self, name: &Name, via: Id) -> (Bits, Vec<usize>) {
+        let mut tagged = Bits::default();
+        for tag in self.plan.vias.get(via as usize).into_iter().flatten() {
+            tagged.add(&self.ground.tag(tag));
+        }
+        let mut side = Bits::default();
+        let mut routes = Vec::new();
+        for (number, route) in self.ground.served().filter(|(_, r)| overlaps(name, r.range)) {
+            routes.push(number);
+            side.add(&route.nodes);
+        }
+        if name.alias == Alias::Internet {
+            side.add(&self.ground.exits);
+        }
+        side.keep(&tagged);
+        (side, routes)
+    }
+}
+
+/// Whether a literal name overlaps a route.
+fn overlaps(name: &Name, route: Range) -> bool {
+    match &name.shape {
+        Shape::Nodes => false,
+        // Identities and `*` steer nothing (8.3).
+        Shape::Everything => !matches!(name.form, Form::Via(_)),
+        Shape::Star { bare } => !bare || star().iter().any(|r| r.overlaps(route)),
+        Shape::Ranges(_) if matches!(name.form, Form::Via(_)) && name.alias == Alias::Internet => false,
+        Shape::Ranges(ranges) => ranges.iter().any(|(r, _)| r.overlaps(route)),
+    }
+}
+
+/// How one node relates to one name; the same as the bits of a [`NameState`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Touch {
+    families: [bool; 2],
+    side: bool,
+    keep: bool,
+    hole: bool,
+}
+
+/// What changed for one name: the slot before and after.
+type Patch = (Touch, Touch);
+
+impl Inner {
+    /// All names `node` has to do with, given that no route covers addresses of nodes.
+    fn touches(&self, ground: &Ground, node: &GroundNode) -> BTreeMap<Id, Touch> {
+        let mut out = BTreeMap::new();
+        let mut words: Vec<Alias> = node.node.owner.tags().cloned().map(Alias::Tag).collect();
+        match node.user.map(|id| ground.people.get(&id)) {
+            None => words.push(Alias::Tagged),
+            Some(person) => {
+                words.push(Alias::Member);
+                if let Some(person) = person {
+                    words.push(Alias::User(person.name.clone()));
+                    let groups = self.plan.groups_of.get(&person.name);
+                    words.extend(groups.into_iter().flatten().cloned().map(Alias::Group));
+                    let domain = person.name.rsplit_once('@');
+                    words.extend(domain.map(|(_, domain)| Alias::Domain(domain.to_owned())));
+                    let roles = crate::model::Role::ALL.into_iter().filter(|r| person.role.is(*r));
+                    words.extend(roles.map(Alias::Role));
+                }
+            }
+        }
+        for word in &words {
+            for (_, id) in self.plan.by_alias.get(word).into_iter().flatten() {
+                self.touch(ground, node, *id, true, &mut out);
+            }
+        }
+        for id in &self.plan.literals {
+            self.touch(ground, node, *id, false, &mut out);
         }
         out
     }
 
-    fn strings(&self, source: usize) -> Vec<String> {
-        self.sources
-            .get(source)
-            .map_or_else(Vec::new, |s| s.strings.get_or_init(|| source_strings(&s.key, &self.ground)).clone())
+    fn touch(&self, ground: &Ground, node: &GroundNode, id: Id, bears: bool, out: &mut BTreeMap<Id, Touch>) {
+        let Some(name) = self.plan.names.get(id as usize) else {
+            return;
+        };
+        let route = |number: &usize| ground.routes.get(*number).is_some_and(|r| overlaps(name, r.range));
+        let routed = node.routes.iter().any(route);
+        let mut touch = Touch::default();
+        if let Form::Via(via) = name.form {
+            let tags = self.plan.vias.get(via as usize);
+            let tagged = node.node.owner.tags().any(|t| tags.is_some_and(|tags| tags.contains(t)));
+            let exit = name.alias == Alias::Internet && !node.exits.is_empty();
+            touch.side = tagged && (routed || exit);
+            touch.keep = touch.side;
+        } else {
+            let covers = |ip| match &name.shape {
+                Shape::Nodes => bears,
+                Shape::Everything => true,
+                Shape::Star { .. } => star().iter().any(|r| r.contains(ip)),
+                Shape::Ranges(ranges) => ranges.iter().any(|(r, _)| r.contains(ip)),
+            };
+            touch.families = [covers(node.v4), covers(node.v6)];
+            if let Form::Source(posture) | Form::App(posture) = name.form
+                && posture > 0
+                && touch.families != [false; 2]
+                && let Some(wanted) = self.plan.postures.get(posture as usize)
+                && !posture::holds(&self.file, wanted, &node.node.attributes)
+            {
+                touch.families = [false; 2];
+                touch.hole = true;
+            }
+            let exit = !node.exits.is_empty();
+            let base = touch.families != [false; 2] || routed;
+            touch.side = base || (exit && name.internet != [false; 2]);
+            touch.keep = match name.form {
+                Form::Source(_) | Form::Via(_) => false,
+                Form::App(_) => base,
+                Form::Dest => base || (exit && (name.public || name.internet != [false; 2])),
+            };
+        }
+        if touch != Touch::default() {
+            out.insert(id, touch);
+        }
     }
 
-    /// Untagged nodes of `user` that a self rule's sources cover.
-    fn own_members(&self, user: UserId, unit: &Unit) -> Bits {
+    /// The same policy after `change`.
+    pub(super) fn update(&self, change: &WorldChange) -> (Self, Touched) {
+        let mut nodes = change.nodes.clone();
+        for user in change.users.keys() {
+            for at in self.ground.by_user.get(user).into_iter().flat_map(|b| b.iter()) {
+                if let Some(node) = self.ground.nodes.get(at) {
+                    nodes.entry(node.id).or_insert_with(|| Some(WorldNode::clone(&node.node)));
+                }
+            }
+        }
+        if nodes.len() > 64.max(self.ground.all.len() / 16) || self.ground.odd() {
+            return (self.anew(change), everything(nodes));
+        }
+        let mut ground = self.ground.clone();
+        for (id, user) in &change.users {
+            ground.set_user(*id, user.clone());
+        }
+        let mut next = Next {
+            names: self.names.clone(),
+            nodes: self.nodes.clone(),
+            lists: self.lists.clone(),
+            dirty: BTreeSet::new(),
+            swapped: BTreeMap::new(),
+        };
+        let mut filters = Bits::default();
+        // Nodes that serve a route of a changed node: another of them may be elected now.
+        let mut rivals = Bits::default();
+        for (id, node) in &nodes {
+            let old = ground.index.get(id).and_then(|at| self.ground_node(&ground, *at));
+            // What the node was to each name, by the people there were before.
+            let before = old.as_ref().map(|n| self.touches(&self.ground, n)).unwrap_or_default();
+            let [was, is] = ground.set_node(*id, node.as_ref());
+            if ground.odd() {
+                return (self.anew(change), everything(nodes));
+            }
+            let new = is.and_then(|at| ground.nodes.get(at).cloned());
+            let after = new.as_ref().map(|n| self.touches(&ground, n)).unwrap_or_default();
+            let ends = [was.zip(old.as_deref()), is.zip(new.as_deref())];
+            for route in ends.iter().flatten().flat_map(|(_, n)| &n.routes) {
+                for world in [&self.ground, &ground] {
+                    world.routes.get(*route).into_iter().for_each(|r| rivals.add(&r.nodes));
+                }
+            }
+            self.concerned(&ground, &before, &after, ends, &mut filters);
+            next.patch(&self.plan, ends, &before, &after);
+            if let Some(at) = is {
+                let names = self.node_names(&after);
+                match next.nodes.get_mut(at) {
+                    Some(slot) => *slot = names,
+                    None => next.nodes.push(names),
+                }
+            }
+        }
+        let routes = next.routes(&self.plan, &self.ground, &ground);
+        next.lists(&self.plan, &ground);
+        if routes {
+            // The routes stand in the sources of every rule from `*`.
+            for id in &self.plan.literals {
+                let name = self.plan.names.get(*id as usize);
+                if name.is_some_and(|n| matches!((&n.shape, n.form), (Shape::Star { .. }, Form::Source(_)))) {
+                    self.all_receivers(*id, &next.names, &mut filters);
+                }
+            }
+        }
+        let mut out = Self {
+            file: self.file.clone(),
+            plan: self.plan.clone(),
+            names: next.names,
+            lists: next.lists,
+            nodes: next.nodes,
+            own_sources: Bits::default(),
+            classes: self.classes.clone(),
+            merge: OnceLock::new(),
+            reach: Reach::default(),
+            shared: Mutex::default(),
+            own: Mutex::default(),
+            sections: super::Sections::default(),
+            ground,
+        };
+        out.own_sources = out.own_sources();
+        out.sweep();
+        let ids = |bits: &Bits| -> BTreeSet<NodeId> {
+            let live = bits.iter().filter(|at| out.ground.all.get(*at));
+            live.filter_map(|at| out.ground.nodes.get(at)).map(|n| n.id).collect()
+        };
+        let mut changed = ids(&rivals);
+        changed.extend(nodes.into_keys());
+        let touched = Touched { filters: ids(&filters), nodes: changed, all: false };
+        (out, touched)
+    }
+
+    fn ground_node(&self, ground: &Ground, at: usize) -> Option<Arc<GroundNode>> {
+        ground.nodes.get(at).cloned()
+    }
+
+    /// Compiled from scratch for the world after `change`.
+    fn anew(&self, change: &WorldChange) -> Self {
+        let mut world = self.world();
+        for (id, node) in &change.nodes {
+            match node {
+                Some(node) => drop(world.nodes.insert(*id, node.clone())),
+                None => drop(world.nodes.remove(id)),
+            }
+        }
+        for (id, user) in &change.users {
+            match user {
+                Some(user) => drop(world.users.insert(*id, user.clone())),
+                None => drop(world.users.remove(id)),
+            }
+        }
+        compile(&self.file, &self.plan, &world)
+    }
+
+    /// The world this was compiled for.
+    pub(super) fn world(&self) -> World {
+        let live = self.ground.all.iter().filter_map(|at| self.ground.nodes.get(at));
+        World {
+            users: BTreeMap::clone(&self.ground.people),
+            nodes: live.map(|n| (n.id, WorldNode::clone(&n.node))).collect(),
+            ..self.ground.frame.clone_frame()
+        }
+    }
+
+    /// Nodes whose filter may differ because this node became or ceased to be a source, or whose SSH
+    /// rules may.
+    fn concerned(
+        &self,
+        ground: &Ground,
+        before: &BTreeMap<Id, Touch>,
+        after: &BTreeMap<Id, Touch>,
+        ends: [Option<(usize, &GroundNode)>; 2],
+        filters: &mut Bits,
+    ) {
+        let same_address = match ends {
+            [Some((_, a)), Some((_, b))] => a.v4 == b.v4 && a.v6 == b.v6,
+            _ => false,
+        };
+        for (one, other) in [(before, after), (after, before)] {
+            for (id, touch) in one {
+                let there = other.get(id).copied().unwrap_or_default();
+                let sources = touch.families == there.families && touch.hole == there.hole;
+                if !(sources && same_address) {
+                    self.receivers(*id, &self.names, filters);
+                }
+            }
+        }
+        let users: BTreeSet<UserId> = ends.iter().flatten().filter_map(|(_, n)| n.user).collect();
+        if !self.plan.own.is_empty() || !self.file.ssh.is_empty() {
+            for devices in users.iter().filter_map(|u| ground.by_user.get(u)) {
+                filters.add(devices);
+            }
+        }
+        let resolver = Resolver { file: &self.file, ground };
+        for rule in &self.file.ssh {
+            for dst in &rule.dst {
+                filters.add(&resolver.members(&dst.value));
+            }
+        }
+    }
+
+    /// Nodes that receive rules whose sources hold `name`, given that a node entered or left it.
+    fn receivers(&self, name: Id, names: &[Arc<NameState>], out: &mut Bits) {
+        // Ranges print the same whoever has an address in them, except around failed postures.
+        let prints = self.plan.names.get(name as usize).is_some_and(|n| match n.form {
+            Form::Source(posture) => posture > 0 || matches!(n.shape, Shape::Nodes),
+            Form::Dest | Form::App(_) | Form::Via(_) => false,
+        });
+        if prints {
+            self.all_receivers(name, names, out);
+        }
+    }
+
+    fn all_receivers(&self, name: Id, names: &[Arc<NameState>], out: &mut Bits) {
+        for dst in self.plan.to.get(name as usize).into_iter().flatten() {
+            if let Some(state) = names.get(*dst as usize) {
+                out.add(&state.keep);
+            }
+        }
+    }
+
+    fn node_names(&self, touches: &BTreeMap<Id, Touch>) -> NodeNames {
+        let is_source =
+            |id: &Id| self.plan.names.get(*id as usize).is_some_and(|n| matches!(n.form, Form::Source(_)));
+        let side = touches.iter().filter(|(_, t)| t.side).map(|(id, _)| *id);
+        let (srcs, dsts): (Vec<Id>, Vec<Id>) = side.partition(is_source);
+        let kept = touches.iter().filter(|(_, t)| t.keep).map(|(id, _)| *id).collect();
+        NodeNames { srcs: srcs.into(), dsts: dsts.into(), class: self.class(kept) }
+    }
+
+    fn class(&self, kept: Vec<Id>) -> Arc<Class> {
+        let kept: Box<[Id]> = kept.into();
+        let mut classes = self.classes.lock();
+        if let Some(found) = classes.get(&kept) {
+            return found.clone();
+        }
+        let plain = kept.iter().all(|id| {
+            let units = self.plan.uses.get(*id as usize).into_iter().flatten();
+            let ports = |unit: Id| {
+                self.plan.units.get(unit as usize).is_some_and(|u| matches!(u.kind, Kind::Ports(_)))
+            };
+            let fixed = self.plan.names.get(*id as usize).is_some_and(|name| match &name.shape {
+                Shape::Everything => true,
+                Shape::Ranges(ranges) => ranges.len() == 1,
+                Shape::Nodes | Shape::Star { .. } => false,
+            });
+            fixed && units.into_iter().all(|(unit, _)| ports(*unit))
+        });
+        let class = Arc::new(Class { kept: kept.clone(), pieces: OnceLock::new(), plain });
+        classes.insert(kept, class.clone());
+        class
+    }
+
+    /// Drops classes nobody is in any more, when there are many.
+    fn sweep(&self) {
+        let mut classes = self.classes.lock();
+        if classes.len() > 1024 + 4 * self.nodes.len() {
+            classes.retain(|_, class| Arc::strong_count(class) > 1);
+        }
+    }
+
+    fn own_sources(&self) -> Bits {
+        let mut out = Bits::default();
+        for unit in self.plan.own.iter().filter_map(|u| self.plan.units.get(*u as usize)) {
+            for name in self.plan.lists.get(unit.list as usize).into_iter().flatten() {
+                if let Some(state) = self.names.get(*name as usize) {
+                    state.families.iter().for_each(|f| out.add(f));
+                }
+            }
+        }
+        out
+    }
+
+    /// Whether a name means nobody at all.
+    pub(super) fn is_empty(&self, name: Id) -> bool {
+        let at = name as usize;
+        match (self.plan.names.get(at).map(|n| &n.shape), self.names.get(at)) {
+            (Some(Shape::Nodes), Some(state)) => state.families[0].is_empty(),
+            (Some(Shape::Ranges(ranges)), _) => ranges.is_empty(),
+            _ => false,
+        }
+    }
+
+    /// Which units are joined; found out once per world.
+    pub(super) fn merge(&self) -> &Merge {
+        self.merge.get_or_init(|| {
+            let mut first = HashMap::new();
+            for (at, unit) in (0..).zip(&self.plan.units) {
+                let Kind::Ports(parts) = &unit.kind else {
+                    continue;
+                };
+                let Some(list) = self.lists.get(unit.list as usize).filter(|l| !l.empty) else {
+                    continue;
+                };
+                if parts.iter().any(|p| !self.is_empty(p.name)) {
+                    first.entry((list.key, unit.protocol)).or_insert(at);
+                }
+            }
+            Merge { first }
+        })
+    }
+
+    /// A list as it stands in rules.
+    pub(super) fn strings(&self, list: Id) -> SrcIps {
+        let Some(state) = self.lists.get(list as usize) else {
+            return SrcIps::default();
+        };
+        let names = self.plan.lists.get(list as usize).map_or(&[][..], |l| l);
+        let text = || Sources::gather(&self.plan, &self.names, &self.ground, names).text(&self.ground);
+        state.strings.get_or_init(text).clone()
+    }
+
+    /// The devices of `user` that are on a list.
+    pub(super) fn own_list(&self, user: UserId, list: Id) -> Arc<OwnList> {
+        if let Some(found) = self.own.lock().get(&(user, list)) {
+            return found.clone();
+        }
         let mut members = Bits::default();
-        for src in &unit.srcs {
-            if let Some(src) = self.srcs.get(*src) {
-                members.add(&src.members);
+        for name in self.plan.lists.get(list as usize).into_iter().flatten() {
+            if let Some(state) = self.names.get(*name as usize) {
+                state.families.iter().for_each(|f| members.add(f));
             }
         }
         match self.ground.by_user.get(&user) {
             Some(devices) => members.keep(devices),
             None => members = Bits::default(),
         }
-        members
+        let sources = Sources { nodes: members.clone(), ..Sources::default() };
+        let made = Arc::new(OwnList {
+            key: sources.key(&self.ground),
+            strings: sources.text(&self.ground),
+            members,
+        });
+        self.own.lock().entry((user, list)).or_insert(made).clone()
     }
+}
 
-    /// The `autogroup:self` parts for `node` (7). Beside each, when the part stands before a global
-    /// rule it is joined to: that rule's group and the place it moves to.
-    fn own_pieces(&self, user: UserId, node: &GroundNode) -> Vec<(Piece, Option<(usize, usize)>)> {
-        let mut out = Vec::new();
-        let mut groups: HashMap<(SourceKey, Option<u8>), usize> = HashMap::new();
-        for at in &self.own_units {
-            let Some(unit) = self.units.get(*at) else {
-                continue;
+fn everything(nodes: BTreeMap<NodeId, Option<WorldNode>>) -> Touched {
+    Touched { nodes: nodes.into_keys().collect(), filters: BTreeSet::new(), all: true }
+}
+
+/// The next world's tables while they are made.
+struct Next {
+    names: Vec<Arc<NameState>>,
+    nodes: Vec<NodeNames>,
+    lists: Vec<ListState>,
+    /// Names whose sources print differently.
+    dirty: BTreeSet<Id>,
+    /// Per list of nothing but nodes: what its key changes by, in hashes of nodes.
+    swapped: BTreeMap<Id, u128>,
+}
+
+impl Next {
+    /// Carries the difference between two sets of touches into the names.
+    fn patch(
+        &mut self,
+        plan: &Plan,
+        ends: [Option<(usize, &GroundNode)>; 2],
+        before: &BTreeMap<Id, Touch>,
+        after: &BTreeMap<Id, Touch>,
+    ) {
+        let [was, is] = ends;
+        let mut ids: Vec<Id> = before.keys().chain(after.keys()).copied().collect();
+        ids.sort_unstable();
+        ids.dedup();
+        // Keys of lists first: they look at the names as they were and as they will be.
+        let mut lists: BTreeSet<Id> = BTreeSet::new();
+        for id in &ids {
+            lists.extend(plan.lists_of.get(*id as usize).into_iter().flatten());
+        }
+        for list in lists {
+            let on = |touches: &BTreeMap<Id, Touch>| {
+                let names = plan.lists.get(list as usize).into_iter().flatten();
+                names.into_iter().any(|n| touches.get(n).is_some_and(|t| t.families != [false; 2]))
             };
-            let UnitKind::Own { ports } = &unit.kind else {
-                continue;
-            };
-            let members = self.own_members(user, unit);
-            if members.is_empty() {
+            let hash =
+                |end: Option<(usize, &GroundNode)>, on: bool| end.filter(|_| on).map_or(0, |(_, n)| n.hash);
+            let swap = hash(was, on(before)) ^ hash(is, on(after));
+            *self.swapped.entry(list).or_default() ^= swap;
+        }
+        for id in ids {
+            let old = before.get(&id).copied().unwrap_or_default();
+            let new = after.get(&id).copied().unwrap_or_default();
+            let same_slot = was.map(|w| w.0) == is.map(|i| i.0);
+            let same_address = matches!((was, is), (Some((_, a)), Some((_, b))) if a.hash == b.hash);
+            if old.families != new.families || old.hole != new.hole || !same_address {
+                self.dirty.insert(id);
+            }
+            if old == new && same_slot {
                 continue;
             }
-            let key =
-                SourceKey { danger: false, star: false, ranges: join(node_ranges(&members, &self.ground)) };
-            let global =
-                self.source_index.get(&key).and_then(|s| self.first.get(&(*s, unit.protocol))).copied();
-            let strings = source_strings(&key, &self.ground);
-            let group =
-                *groups.entry((key, unit.protocol)).or_insert_with(|| global.map_or(*at, |g| g.min(*at)));
-            let lift = global.filter(|g| *g > group).map(|g| (g, group));
-            let ports = addressed(&own_texts(node), ports);
-            out.push((Piece { group, unit: *at, strings, protocol: unit.protocol, ports }, lift));
+            if let Some(state) = self.names.get_mut(id as usize) {
+                let state = Arc::make_mut(state);
+                let slots = [was.map(|w| w.0), is.map(|i| i.0)];
+                patch_state(state, slots, (old, new));
+            }
+        }
+    }
+
+    /// Routes that came into service or left it; answers whether there are any.
+    fn routes(&mut self, plan: &Plan, old: &Ground, new: &Ground) -> bool {
+        let mut changed = Vec::new();
+        for (number, route) in new.routes.iter().enumerate() {
+            let before = old.routes.get(number).is_some_and(|r| !r.nodes.is_empty());
+            if before == route.nodes.is_empty() {
+                changed.push((number, route.range, !before));
+            }
+        }
+        if changed.is_empty() {
+            return false;
+        }
+        for id in &plan.literals {
+            let (Some(name), Some(state)) = (plan.names.get(*id as usize), self.names.get_mut(*id as usize))
+            else {
+                continue;
+            };
+            let mut mine = changed.iter().filter(|(_, range, _)| overlaps(name, *range)).peekable();
+            if mine.peek().is_none() {
+                continue;
+            }
+            let state = Arc::make_mut(state);
+            for (number, _, served) in mine {
+                match state.routes.binary_search(number) {
+                    Ok(at) if !served => drop(state.routes.remove(at)),
+                    Err(at) if *served => state.routes.insert(at, *number),
+                    Ok(_) | Err(_) => {}
+                }
+            }
+            if matches!(name.shape, Shape::Star { .. }) {
+                self.dirty.insert(*id);
+            }
+        }
+        true
+    }
+
+    /// Makes the lists anew that hold a name which prints differently.
+    fn lists(&mut self, plan: &Plan, ground: &Ground) {
+        let mut lists: BTreeSet<Id> = BTreeSet::new();
+        for id in &self.dirty {
+            lists.extend(plan.lists_of.get(*id as usize).into_iter().flatten());
+        }
+        for id in lists {
+            let Some(names) = plan.lists.get(id as usize) else {
+                continue;
+            };
+            let shape = |n: &Id| plan.names.get(*n as usize).map(|n| &n.shape);
+            let nodes_only = names.iter().all(|n| matches!(shape(n), Some(Shape::Nodes)));
+            let Some(list) = self.lists.get_mut(id as usize) else {
+                continue;
+            };
+            if nodes_only {
+                let state = |n: &Id| self.names.get(*n as usize);
+                list.key ^= self.swapped.get(&id).copied().unwrap_or(0);
+                list.empty = names.iter().all(|n| state(n).is_none_or(|s| s.families[0].is_empty()));
+                list.strings = Arc::default();
+            } else {
+                *list = list_state(plan, &self.names, ground, names);
+            }
+        }
+    }
+}
+
+fn patch_state(state: &mut NameState, [was, is]: [Option<usize>; 2], (old, new): Patch) {
+    let shared = Arc::ptr_eq(&state.families[0], &state.families[1]);
+    let alike = |a: &Arc<Bits>, b: &Arc<Bits>| Arc::ptr_eq(a, b);
+    let (side_shared, keep_shared) =
+        (alike(&state.side, &state.families[0]), alike(&state.keep, &state.side));
+    let apply = |set: &mut Arc<Bits>, old: bool, new: bool| {
+        if old && let Some(at) = was {
+            Arc::make_mut(set).clear(at);
+        }
+        if new && let Some(at) = is {
+            Arc::make_mut(set).set(at);
+        }
+    };
+    // Sets that were one stay one, so that memory does not grow with the number of changes.
+    if shared && old.families[0] == old.families[1] && new.families[0] == new.families[1] {
+        apply(&mut state.families[0], old.families[0], new.families[0]);
+        state.families[1] = state.families[0].clone();
+    } else {
+        for (set, (old, new)) in state.families.iter_mut().zip(old.families.into_iter().zip(new.families)) {
+            apply(set, old, new);
+        }
+    }
+    let members = |t: Touch| t.families[0];
+    if side_shared && shared && old.side == members(old) && new.side == members(new) {
+        state.side = state.families[0].clone();
+    } else {
+        apply(&mut state.side, old.side, new.side);
+    }
+    if keep_shared && old.keep == old.side && new.keep == new.side {
+        state.keep = state.side.clone();
+    } else {
+        apply(&mut state.keep, old.keep, new.keep);
+    }
+    apply(&mut state.holes, old.hole, new.hole);
+}
+
+/// What stands on a list of sources.
+#[derive(Debug, Default)]
+struct Sources {
+    /// `autogroup:danger-all`: every address, whatever else is listed.
+    danger: bool,
+    /// `*`, whole.
+    star: bool,
+    /// The routes that come with `*`.
+    routes: bool,
+    ranges: Vec<Range>,
+    nodes: Bits,
+}
+
+impl Sources {
+    fn gather(plan: &Plan, names: &[Arc<NameState>], ground: &Ground, list: &[Id]) -> Self {
+        let mut out = Self::default();
+        for id in list {
+            let (Some(name), Some(state)) = (plan.names.get(*id as usize), names.get(*id as usize)) else {
+                continue;
+            };
+            let holed = |ranges: Vec<Range>| {
+                if state.holes.is_empty() {
+                    return ranges;
+                }
+                let holes = state.holes.iter().filter_map(|at| ground.nodes.get(at));
+                let away: Vec<Range> =
+                    holes.flat_map(|n| [Range::single(n.v4), Range::single(n.v6)]).collect();
+                without(ranges, &away)
+            };
+            match &name.shape {
+                Shape::Everything => out.danger = true,
+                Shape::Star { .. } => {
+                    out.routes = true;
+                    if state.holes.is_empty() {
+                        out.star = true;
+                    } else {
+                        out.ranges.extend(holed(star().to_vec()));
+                    }
+                }
+                Shape::Nodes => out.nodes.add(&state.families[0]),
+                Shape::Ranges(ranges) => out.ranges.extend(holed(ranges.iter().map(|(r, _)| *r).collect())),
+            }
         }
         out
     }
 
-    /// Entries of one destination that `node` keeps (9.1).
-    fn entries(&self, part: &Part, node: &GroundNode) -> Vec<NetPortRange> {
-        let Some(dst) = self.dsts.get(part.dst) else {
-            return Vec::new();
-        };
-        let texts = match &dst.shape {
-            Shape::Everything => vec!["*".to_owned()],
-            Shape::Nodes if node.routes_nodes => {
-                let mut ranges: Vec<Range> = node_ranges(&dst.members, &self.ground);
-                ranges.sort_unstable();
-                let kept = ranges.into_iter().filter(|r| self.keeps(*r, node));
-                kept.map(Range::text).collect()
+    fn is_empty(&self) -> bool {
+        !self.danger && !self.routes && self.ranges.is_empty() && self.nodes.is_empty()
+    }
+
+    /// Ranges that print, sorted and disjoint, beside `*` and its routes.
+    fn joined(&self, ground: &Ground) -> Vec<Range> {
+        let nodes = self.nodes.iter().filter_map(|at| ground.nodes.get(at));
+        let nodes = nodes.flat_map(|n| [Range::single(n.v4), Range::single(n.v6)]);
+        let mut all = join(self.ranges.iter().copied().chain(nodes).collect());
+        if self.routes {
+            let routes: Vec<Range> = ground.served().map(|(_, r)| r.range).collect();
+            all.retain(|r| !(self.star && star().contains(r)) && !routes.contains(r));
+        }
+        all
+    }
+
+    /// The same for two sets exactly when they print alike. A set of nodes has the sum of its nodes'
+    /// hashes, so that one node more or less changes it in one step.
+    fn key(&self, ground: &Ground) -> u128 {
+        let mark = |number: u128| ground.hash(Range::all()).wrapping_mul(2 * number + 1);
+        if self.danger {
+            return mark(1);
+        }
+        if !self.routes && self.ranges.is_empty() {
+            let nodes = self.nodes.iter().filter_map(|at| ground.nodes.get(at));
+            return nodes.fold(0, |key, n| key ^ n.hash);
+        }
+        let mut key = 0;
+        if self.star {
+            key ^= mark(2);
+        }
+        if self.routes {
+            key ^= mark(3);
+        }
+        for range in self.joined(ground) {
+            let inside = if range.is_single() { &[][..] } else { ground.within(range) };
+            // A range of nothing but nodes' addresses equals those nodes.
+            if !inside.is_empty() && range.counts(inside.len()) {
+                key = inside.iter().fold(key, |key, (ip, _)| key ^ ground.hash(Range::single(*ip)));
+            } else {
+                key ^= ground.hash(range);
             }
-            Shape::Nodes => {
-                let member = self.ground.index.get(&node.id);
-                match member {
-                    Some(at) if dst.members.get(*at) => own_texts(node).to_vec(),
-                    _ => Vec::new(),
+        }
+        key
+    }
+
+    /// `SrcIPs`: sorted as plain text (6.2).
+    fn text(&self, ground: &Ground) -> SrcIps {
+        if self.danger {
+            return [Arc::from("*")].into_iter().collect();
+        }
+        let mut out: Vec<Arc<str>> = Vec::new();
+        if self.routes || !self.ranges.is_empty() {
+            out.extend(self.joined(ground).into_iter().map(|r| Arc::from(r.text())));
+        } else {
+            // Texts of addresses are shared by all lists they stand in.
+            let nodes = self.nodes.iter().filter_map(|at| ground.nodes.get(at));
+            let mut singles: Vec<(Range, &Arc<str>)> = nodes
+                .flat_map(|n| {
+                    let [v4, v6] = &n.texts;
+                    [(Range::single(n.v4), v4), (Range::single(n.v6), v6)]
+                })
+                .collect();
+            singles.sort_unstable_by_key(|(range, _)| *range);
+            let mut open: Option<(Range, &Arc<str>)> = None;
+            let print = |(range, text): (Range, &Arc<str>)| {
+                if range.is_single() { text.clone() } else { Arc::from(range.text()) }
+            };
+            for (range, text) in singles {
+                match &mut open {
+                    Some((last, _)) if last.touches(range) => *last = last.through(range),
+                    _ => out.extend(open.replace((range, text)).map(print)),
                 }
             }
-            Shape::Ranges(ranges) => {
-                ranges.iter().filter(|(r, _)| self.keeps(*r, node)).map(|(_, text)| text.clone()).collect()
-            }
-        };
-        addressed(&texts, &part.ports)
-    }
-
-    fn keeps(&self, range: Range, node: &GroundNode) -> bool {
-        range.contains(node.v4)
-            || range.contains(node.v6)
-            || node.routes.iter().filter_map(|r| self.ground.route_range(*r)).any(|r| r.overlaps(range))
-            || (!node.exits.is_empty() && super::ranges::internet().iter().any(|i| range.within(*i)))
+            out.extend(open.map(print));
+        }
+        if self.star {
+            out.extend(star().iter().map(|r| Arc::from(r.text())));
+        }
+        if self.routes {
+            out.extend(ground.served().map(|(_, r)| r.text.clone()));
+        }
+        out.sort_unstable();
+        out.dedup();
+        out.into_iter().collect()
     }
 }
 
-fn own_texts(node: &GroundNode) -> [String; 2] {
-    [node.v4.to_string(), node.v6.to_string()]
-}
-
-/// Address-major, port-minor (6.3).
-fn addressed(texts: &[String], ports: &[PortRange]) -> Vec<NetPortRange> {
-    texts
-        .iter()
-        .flat_map(|ip| ports.iter().map(|ports| NetPortRange { ip: ip.clone(), ports: *ports }))
-        .collect()
+fn list_state(plan: &Plan, names: &[Arc<NameState>], ground: &Ground, list: &[Id]) -> ListState {
+    let sources = Sources::gather(plan, names, ground, list);
+    ListState { key: sources.key(ground), empty: sources.is_empty(), strings: Arc::default() }
 }

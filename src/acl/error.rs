@@ -104,7 +104,24 @@ impl Faults {
         found
     }
 
-    /// Whether more faults would be kept.
+    /// The first `most` in order of position; the last one says how many more there were.
+    pub(super) fn first(mut self, most: usize) -> Vec<PolicyError> {
+        self.list.sort_by_key(|f| (f.line, f.column));
+        self.list.dedup();
+        let more = self.list.len().saturating_sub(most);
+        self.list.truncate(most);
+        if let Some(last) = self.list.last_mut().filter(|_| more > 0) {
+            last.hint.push_str(&format!(" ({more} more like this)"));
+        }
+        self.list
+    }
+
+    /// Takes over faults that have their places already.
+    pub(super) fn extend(&mut self, found: &[PolicyError]) {
+        self.list.extend(found.iter().take(MAX_GATHERED.saturating_sub(self.list.len())).cloned());
+    }
+
+    /// Whether no more faults would be kept.
     pub(super) const fn is_full(&self) -> bool {
         self.list.len() >= MAX_GATHERED
     }

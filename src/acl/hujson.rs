@@ -484,6 +484,33 @@ mod tests {
     }
 
     #[test]
+    fn faults_are_worded_as_the_reference_words_them() {
+        for (text, place, message) in [
+            ("{} x", (1, 4), "invalid character 'x' after top-level value"),
+            ("{\n  a: 1}", (2, 3), "invalid character 'a' at start of object name"),
+            ("{\"a\" 1}", (1, 6), "invalid character '1' after object name"),
+            (
+                "{\"a\": 1 \"b\": 2}",
+                (1, 9),
+                "invalid character '\"' after object value (expecting ',' or '}')",
+            ),
+            ("[1 2]", (1, 4), "invalid character '2' after array value (expecting ',' or ']')"),
+            ("[,]", (1, 2), "invalid character ',' at start of value"),
+            ("{\"a\": 'x'}", (1, 7), "invalid character '\\'' at start of value"),
+            ("{\"a\": nul}", (1, 7), "invalid literal: \"nul\""),
+            ("{\"a\": 1", (1, 8), "parsing object after value: unexpected EOF"),
+            ("{\"a\"", (1, 5), "parsing object after name: unexpected EOF"),
+            ("[1", (1, 3), "parsing array after value: unexpected EOF"),
+            ("[\"a", (1, 2), "parsing string: unexpected EOF"),
+            ("{} /* x", (1, 4), "parsing comment: unexpected EOF"),
+            ("\u{feff}{}", (1, 1), "invalid character U+FEFF at start of value"),
+        ] {
+            let (line, column, found) = fault(text);
+            assert_eq!(((line, column), found.as_str()), (place, message), "{text}");
+        }
+    }
+
+    #[test]
     fn depth_and_size_are_bounded() {
         let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
         assert!(fault(&deep).2.contains("nested"));
@@ -497,11 +524,59 @@ mod tests {
         assert!(read(body("\u{feff}\u{feff}{}")).is_err());
     }
 
+    /// The crate that edits policies reads what we read, and reads the same.
+    fn reads_alike(text: &str) {
+        use jsonc_parser::{ParseOptions, parse_to_serde_value};
+        let Ok(ours) = read(text) else {
+            return;
+        };
+        let options = ParseOptions {
+            allow_comments: true,
+            allow_loose_object_property_names: false,
+            allow_trailing_commas: true,
+            allow_missing_commas: false,
+            allow_single_quoted_strings: false,
+            allow_hexadecimal_numbers: false,
+            allow_unary_plus_numbers: false,
+            allow_bare_decimal_point_numbers: false,
+            allow_non_finite_numbers: false,
+            allow_extended_string_escapes: false,
+        };
+        let theirs: serde_json::Value = parse_to_serde_value(text, &options).unwrap();
+        assert_eq!(ours.to_json(), theirs, "{text}");
+    }
+
+    fn json() -> impl proptest::strategy::Strategy<Value = serde_json::Value> {
+        use proptest::prelude::*;
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            "\\PC{0,8}|[\"\\\\\n\t/a]{0,6}".prop_map(Into::into),
+        ];
+        leaf.prop_recursive(4, 40, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Into::into),
+                prop::collection::btree_map("[a-z\"]{0,3}", inner, 0..6)
+                    .prop_map(|m| serde_json::Value::Object(m.into_iter().collect())),
+            ]
+        })
+    }
+
     proptest::proptest! {
         #![proptest_config(proptest::prelude::ProptestConfig::with_cases(300))]
         #[test]
         fn arbitrary_text_never_panics(text in "\\PC{0,80}|[\\[\\]{}\",:/*\\\\ \n\r\t0-9a-z-]{0,120}") {
             let _ = read(body(&text));
+            reads_alike(&text);
+        }
+
+        #[test]
+        fn what_was_written_is_read(value in json(), pretty in proptest::prelude::any::<bool>()) {
+            let plain = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) };
+            let text = format!("/* a * b */{} // end", plain.unwrap());
+            assert_eq!(read(&text).unwrap().to_json(), value);
+            reads_alike(&text);
         }
     }
 }

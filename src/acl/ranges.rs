@@ -40,6 +40,64 @@ impl Range {
         Self { v6: low.is_ipv6(), low: number(low), high: number(high) }
     }
 
+    /// Stands for everything where a value of this type is wanted for a hash.
+    pub(super) const fn all() -> Self {
+        Self { v6: true, low: 0, high: u128::MAX }
+    }
+
+    pub(super) const fn is_single(self) -> bool {
+        self.low == self.high
+    }
+
+    /// Whether it holds exactly so many addresses.
+    pub(super) fn counts(self, addresses: usize) -> bool {
+        u128::try_from(addresses).is_ok_and(|n| n > 0 && self.high - self.low == n - 1)
+    }
+
+    /// Whether it ends before `other` begins.
+    pub(super) fn before(self, other: Self) -> bool {
+        (self.v6, self.high) < (other.v6, other.low)
+    }
+
+    /// Whether `next`, which does not begin before it, overlaps it or follows it directly.
+    pub(super) const fn touches(self, next: Self) -> bool {
+        self.v6 == next.v6 && next.low <= self.high.saturating_add(1)
+    }
+
+    /// From its begin to the later of both ends.
+    pub(super) fn through(self, next: Self) -> Self {
+        Self { high: self.high.max(next.high), ..self }
+    }
+
+    /// As CIDR even for a single address; `a-b` where no prefix will do.
+    pub(super) fn prefix_text(self) -> String {
+        match self.prefixes().as_slice() {
+            [one] => one.to_string(),
+            _ => self.span_text(),
+        }
+    }
+
+    /// The fewest prefixes that make it up.
+    pub(super) fn prefixes(self) -> Vec<IpNet> {
+        let bits: u32 = if self.v6 { 128 } else { 32 };
+        let mut out = Vec::new();
+        let mut low = self.low;
+        loop {
+            let left = self.high - low;
+            let room = left.checked_add(1).map_or(bits, |n| n.ilog2());
+            let host = room.min(low.trailing_zeros()).min(bits);
+            let length = u8::try_from(bits - host).unwrap_or(0);
+            if let Ok(net) = IpNet::new(address(self.v6, low), length) {
+                out.push(net);
+            }
+            let step = if host >= 128 { u128::MAX } else { (1 << host) - 1 };
+            match low.checked_add(step).and_then(|end| end.checked_add(1)) {
+                Some(next) if next <= self.high => low = next,
+                _ => return out,
+            }
+        }
+    }
+
     pub(super) const fn is_v6(self) -> bool {
         self.v6
     }

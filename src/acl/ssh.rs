@@ -12,9 +12,9 @@ use crate::keys::UserId;
 use crate::wire::{SshAction, SshPrincipal, SshRecorderFailure, SshRule};
 
 use super::ast::{self, Alias, File, SshUser};
+use super::posture;
 use super::ranges::Bits;
 use super::resolve::{Ground, Resolver};
-use super::{World, posture};
 
 /// Where recorders listen.
 const RECORDER_PORT: u16 = 80;
@@ -69,14 +69,9 @@ enum Kind {
 #[derive(Debug)]
 pub(super) struct Table {
     file: Arc<File>,
-    ground: Arc<Ground>,
     rules: Vec<Rule>,
     /// Numbers of rules as clients meet them: those that check before those that accept.
     order: Vec<usize>,
-    /// For each node: how many tags it has.
-    tags: Vec<usize>,
-    /// Local part and domain of users with a mail address.
-    mail: HashMap<UserId, (String, String)>,
 }
 
 /// One rule on its way to the wire.
@@ -109,9 +104,8 @@ pub(super) struct Admitted {
 
 impl Table {
     /// Resolves the rules of `file`.
-    pub(super) fn new(file: &Arc<File>, world: &World, ground: &Arc<Ground>) -> Self {
+    pub(super) fn new(file: &Arc<File>, ground: &Ground) -> Self {
         let mut resolving = Resolving {
-            world,
             resolver: Resolver { file, ground },
             known: HashMap::new(),
             postures: HashMap::new(),
@@ -120,46 +114,34 @@ impl Table {
         let is_check = |n: &usize| file.ssh.get(*n).is_some_and(|r| r.action != ast::SshAction::Accept);
         let (mut order, accepts): (Vec<usize>, Vec<usize>) = (0..rules.len()).partition(is_check);
         order.extend(accepts);
-        let tags = |id| world.nodes.get(&id).map_or(0, |n| n.owner.tags().count());
-        let mail = world.users.values().filter_map(|user| {
-            let (local, domain) = user.name.rsplit_once('@')?;
-            Some((user.id, (local.to_owned(), domain.to_owned())))
-        });
-        Self {
-            file: file.clone(),
-            ground: ground.clone(),
-            rules,
-            order,
-            tags: ground.nodes.iter().map(|n| tags(n.id)).collect(),
-            mail: mail.collect(),
-        }
+        Self { file: file.clone(), rules, order }
     }
 
     /// The rules of the node in `slot`, as on the wire. None lets nobody in.
-    pub(super) fn rules(&self, slot: usize, checks: Checks<'_>) -> Vec<SshRule> {
+    pub(super) fn rules(&self, ground: &Ground, slot: usize, checks: Checks<'_>) -> Vec<SshRule> {
         let mut entries = Vec::new();
         for number in &self.order {
             if let Some(rule) = self.rules.get(*number) {
-                let froms = self.applies(rule, slot);
-                froms.iter().for_each(|from| self.split(*number, rule, from, &mut entries));
+                let froms = applies(ground, rule, slot);
+                froms.iter().for_each(|from| split(ground, *number, rule, from, &mut entries));
             }
         }
         let refused = |kind| kind == Kind::Unrecorded || (kind == Kind::Check && checks == Checks::Refuse);
         if entries.iter().any(|e| refused(e.kind)) {
             entries = refuse_last(entries, refused);
         }
-        entries.into_iter().filter_map(|entry| self.render(entry, checks)).collect()
+        entries.into_iter().filter_map(|entry| self.render(ground, entry, checks)).collect()
     }
 
     /// Which rules let the node in slot `from` log in as `login` at the node in slot `to`.
-    pub(super) fn verdict(&self, from: usize, to: usize, login: &str) -> Verdict {
+    pub(super) fn verdict(&self, ground: &Ground, from: usize, to: usize, login: &str) -> Verdict {
         let mut verdict = Verdict::default();
         let source: Bits = [from].into_iter().collect();
         for number in self.candidates(&source, &[to].into_iter().collect()) {
             let Some(rule) = self.rules.get(number) else {
                 continue;
             };
-            if !self.lets_in(rule, to, login).get(from) {
+            if !lets_in(ground, rule, to, login).get(from) {
                 continue;
             }
             match rule.kind {
@@ -182,11 +164,11 @@ impl Table {
     }
 
     /// Who is let in at the node in slot `to` as `login` by the rules `candidates`.
-    pub(super) fn admitted(&self, candidates: &[usize], to: usize, login: &str) -> Admitted {
+    pub(super) fn admitted(&self, ground: &Ground, candidates: &[usize], to: usize, login: &str) -> Admitted {
         let mut admitted = Admitted::default();
         let mut refused = Bits::default();
         for rule in candidates.iter().filter_map(|n| self.rules.get(*n)) {
-            let mut from = self.lets_in(rule, to, login);
+            let mut from = lets_in(ground, rule, to, login);
             from.drop(&refused);
             match rule.kind {
                 Kind::Accept => admitted.accept.add(&from),
@@ -197,93 +179,10 @@ impl Table {
         admitted
     }
 
-    /// Whom one rule lets in at the node in slot `to` as `login`.
-    fn lets_in(&self, rule: &Rule, to: usize, login: &str) -> Bits {
-        let common = covers(&rule.logins, login);
-        if !common && rule.domains.is_empty() {
-            return Bits::default();
-        }
-        let mut from = Bits::default();
-        self.applies(rule, to).iter().for_each(|part| from.add(part));
-        if common {
-            return from;
-        }
-        let named = |slot: &usize| {
-            let mail = self.ground.nodes.get(*slot).and_then(|n| self.mail.get(&n.user?));
-            mail.is_some_and(|(local, domain)| local == login && rule.domains.contains(domain))
-        };
-        from.iter().filter(named).collect()
-    }
-
-    /// The nodes of the same person as the node in `slot`; none for a tagged node.
-    pub(super) fn devices(&self, slot: usize) -> Option<&Bits> {
-        self.ground.by_user.get(&self.ground.nodes.get(slot)?.user?)
-    }
-
-    /// The sources of one rule for the node in `slot`, a set for each way it concerns it (12.2, 12.3).
-    fn applies(&self, rule: &Rule, slot: usize) -> Vec<Bits> {
-        let mut out = Vec::new();
-        let own = self.devices(slot);
-        let among = |own: &Bits| {
-            let mut from = rule.sources.clone();
-            from.keep(own);
-            from
-        };
-        if let Some(own) = own.filter(|_| rule.own) {
-            out.push(among(own));
-        }
-        if rule.dests.get(slot) {
-            out.push(rule.sources.clone());
-        } else if !rule.domains.is_empty() && !rule.dests.is_empty() && rule.sources.get(slot) {
-            // Seen on the hosted service and on no page of its manual: with localpart, sources are given
-            // the rule too, for their own person's nodes (`ssh-e5`, `ssh-e6`, `ssh-f5`).
-            out.push(own.map_or_else(|| [slot].into_iter().collect(), among));
-        }
-        out
-    }
-
-    /// One entry for all sources, or with localpart one or two for each person (12.3).
-    fn split(&self, number: usize, rule: &Rule, from: &Bits, out: &mut Vec<Entry>) {
-        let mut push = |from: Vec<usize>, logins: Logins| {
-            if !from.is_empty() {
-                out.push(Entry { number, kind: rule.kind, from, logins });
-            }
-        };
-        if rule.domains.is_empty() {
-            push(self.counted(rule, from.iter()), rule.logins.clone());
-            return;
-        }
-        let mut people: BTreeMap<UserId, Vec<usize>> = BTreeMap::new();
-        let mut tagged = Vec::new();
-        for slot in from.iter() {
-            match self.ground.nodes.get(slot).and_then(|n| n.user) {
-                Some(user) => people.entry(user).or_default().push(slot),
-                None => tagged.push(slot),
-            }
-        }
-        for (user, slots) in people {
-            push(slots.clone(), rule.logins.clone());
-            if let Some((local, domain)) = self.mail.get(&user)
-                && rule.domains.contains(domain)
-            {
-                push(slots, Logins::from([(local.clone(), local.clone())]));
-            }
-        }
-        push(self.counted(rule, tagged.into_iter()), rule.logins.clone());
-    }
-
-    /// Slots as often as they count for a rule (12.2.5).
-    fn counted(&self, rule: &Rule, slots: impl Iterator<Item = usize>) -> Vec<usize> {
-        let times = |slot: usize| {
-            if rule.per_tag { self.tags.get(slot).map_or(1, |tags| (*tags).max(1)) } else { 1 }
-        };
-        slots.flat_map(|slot| std::iter::repeat_n(slot, times(slot))).collect()
-    }
-
-    fn render(&self, entry: Entry, checks: Checks<'_>) -> Option<SshRule> {
+    fn render(&self, ground: &Ground, entry: Entry, checks: Checks<'_>) -> Option<SshRule> {
         let rule = self.rules.get(entry.number)?;
         let written = self.file.ssh.get(entry.number)?;
-        let nodes = entry.from.iter().filter_map(|slot| self.ground.nodes.get(*slot));
+        let nodes = entry.from.iter().filter_map(|slot| ground.nodes.get(*slot));
         let principals = nodes
             .flat_map(|n| [n.v4, n.v6])
             .map(|ip| SshPrincipal { node_ip: ip.to_string(), ..SshPrincipal::default() })
@@ -321,6 +220,96 @@ impl Table {
             accept_env: written.accept_env.clone().unwrap_or_default(),
         })
     }
+}
+
+/// Whom one rule lets in at the node in slot `to` as `login`.
+fn lets_in(ground: &Ground, rule: &Rule, to: usize, login: &str) -> Bits {
+    let common = covers(&rule.logins, login);
+    if !common && rule.domains.is_empty() {
+        return Bits::default();
+    }
+    let mut from = Bits::default();
+    applies(ground, rule, to).iter().for_each(|part| from.add(part));
+    if common {
+        return from;
+    }
+    let named = |slot: &usize| local_part(ground, rule, *slot) == Some(login);
+    from.iter().filter(named).collect()
+}
+
+/// The nodes of the same person as the node in `slot`; none for a tagged node.
+pub(super) fn devices(ground: &Ground, slot: usize) -> Option<&Bits> {
+    ground.by_user.get(&ground.nodes.get(slot)?.user?).map(|nodes| &**nodes)
+}
+
+/// The sources of one rule for the node in `slot`, a set for each way it concerns it (12.2, 12.3).
+fn applies(ground: &Ground, rule: &Rule, slot: usize) -> Vec<Bits> {
+    let mut out = Vec::new();
+    let own = devices(ground, slot);
+    let among = |own: &Bits| {
+        let mut from = rule.sources.clone();
+        from.keep(own);
+        from
+    };
+    if let Some(own) = own.filter(|_| rule.own) {
+        out.push(among(own));
+    }
+    if rule.dests.get(slot) {
+        out.push(rule.sources.clone());
+    } else if !rule.domains.is_empty() && !rule.dests.is_empty() && rule.sources.get(slot) {
+        // Seen on the hosted service and on no page of its manual: with localpart, sources are given
+        // the rule too, for their own person's nodes (`ssh-e5`, `ssh-e6`, `ssh-f5`).
+        out.push(own.map_or_else(|| [slot].into_iter().collect(), among));
+    }
+    out
+}
+
+/// One entry for all sources, or with localpart one or two for each person (12.3).
+fn split(ground: &Ground, number: usize, rule: &Rule, from: &Bits, out: &mut Vec<Entry>) {
+    let mut push = |from: Vec<usize>, logins: Logins| {
+        if !from.is_empty() {
+            out.push(Entry { number, kind: rule.kind, from, logins });
+        }
+    };
+    if rule.domains.is_empty() {
+        push(counted(ground, rule, from.iter()), rule.logins.clone());
+        return;
+    }
+    let mut people: BTreeMap<UserId, Vec<usize>> = BTreeMap::new();
+    let mut tagged = Vec::new();
+    for slot in from.iter() {
+        match ground.nodes.get(slot).and_then(|n| n.user) {
+            Some(user) => people.entry(user).or_default().push(slot),
+            None => tagged.push(slot),
+        }
+    }
+    for slots in people.into_values() {
+        push(slots.clone(), rule.logins.clone());
+        if let Some(local) = slots.first().and_then(|slot| local_part(ground, rule, *slot)) {
+            push(slots, Logins::from([(local.to_owned(), local.to_owned())]));
+        }
+    }
+    push(counted(ground, rule, tagged.into_iter()), rule.logins.clone());
+}
+
+/// Slots as often as they count for a rule (12.2.5).
+fn counted(ground: &Ground, rule: &Rule, slots: impl Iterator<Item = usize>) -> Vec<usize> {
+    let times = |slot: usize| {
+        if rule.per_tag {
+            ground.nodes.get(slot).map_or(1, |n| n.node.owner.tags().count().max(1))
+        } else {
+            1
+        }
+    };
+    slots.flat_map(|slot| std::iter::repeat_n(slot, times(slot))).collect()
+}
+
+/// The login that a rule's `localpart:` makes of the mail address of a node's person.
+fn local_part<'g>(ground: &'g Ground, rule: &Rule, slot: usize) -> Option<&'g str> {
+    let (local, domain) = ground.owner(slot)?.name.rsplit_once('@')?;
+    // A mail address is not what makes somebody root, and some names mean more on the wire.
+    let plain = !["", "root", "*", "="].contains(&local);
+    (plain && rule.domains.iter().any(|d| d == domain)).then_some(local)
 }
 
 fn refusal(message: &str) -> SshAction {
@@ -382,7 +371,6 @@ fn take_away(logins: &mut Logins, gone: &Logins) {
 
 /// Resolves names and postures once each.
 struct Resolving<'a> {
-    world: &'a World,
     resolver: Resolver<'a>,
     known: HashMap<Alias, Bits>,
     /// Nodes that satisfy a list of postures.
@@ -443,19 +431,21 @@ impl<'a> Resolving<'a> {
         if names.is_empty() || sources.is_empty() {
             return;
         }
-        let Self { world, resolver, postures, .. } = self;
+        let Self { resolver, postures, .. } = self;
         let fitting = postures.entry(names.iter().map(|n| n.value.as_str()).collect()).or_insert_with(|| {
-            let nodes = resolver.ground.nodes.iter().enumerate();
-            let fits =
-                |id| world.nodes.get(id).is_some_and(|n| posture::satisfies(file, names, &n.attributes));
-            nodes.filter(|(_, node)| fits(&node.id)).map(|(slot, _)| slot).collect()
+            let ground = resolver.ground;
+            let fits = |slot: &usize| {
+                let node = ground.nodes.get(*slot);
+                node.is_some_and(|n| posture::satisfies(file, names, &n.node.attributes))
+            };
+            ground.all.iter().filter(fits).collect()
         });
         sources.keep(fitting);
     }
 
     /// Addresses of a rule's recorders, those of IPv4 first: a client tries them in order.
     fn recorders(&mut self, rule: &ast::SshRule) -> Vec<String> {
-        let ground = self.resolver.ground.clone();
+        let ground = self.resolver.ground;
         let mut found: Vec<IpAddr> = Vec::new();
         for recorder in &rule.recorder {
             match &recorder.value {

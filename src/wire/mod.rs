@@ -17,7 +17,7 @@ mod ssh_policy;
 
 pub use derp_map::{DerpHomeParams, DerpMap, DerpNode, DerpRegion};
 pub use dns_config::{DnsConfig, DnsRecord, Resolver};
-pub use filter_rule::{CapGrant, FilterRule, NetPortRange, PortRange};
+pub use filter_rule::{CapGrant, FilterRule, NetPortRange, PortRange, SrcIps};
 pub use fold::{DecodeError, decode_request};
 pub use hostinfo::{Hostinfo, NetInfo, Service};
 pub use map::{

@@ -43,7 +43,7 @@ pub(crate) fn spans(text: &str) -> Vec<Span> {
 }
 
 /// The union of texts, in order and with neighbours joined.
-pub(crate) fn set<'a>(texts: impl IntoIterator<Item = &'a String>) -> Vec<Span> {
+pub(crate) fn set<'a>(texts: impl IntoIterator<Item = &'a std::sync::Arc<str>>) -> Vec<Span> {
     let mut all: Vec<Span> = texts.into_iter().flat_map(|t| spans(t)).collect();
     all.sort_unstable();
     let mut joined: Vec<Span> = Vec::new();

@@ -150,7 +150,7 @@ struct AsSets {
 
 impl AsSets {
     fn new(rule: &FilterRule) -> Self {
-        let mut by_ports: BTreeMap<(u16, u16), Vec<&String>> = BTreeMap::new();
+        let mut by_ports: BTreeMap<(u16, u16), Vec<&std::sync::Arc<str>>> = BTreeMap::new();
         for entry in &rule.dst_ports {
             by_ports.entry((entry.ports.first, entry.ports.last)).or_default().push(&entry.ip);
         }

@@ -3,34 +3,20 @@
 //! that overlap with a test's.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::super::alias::Alias;
-use super::super::ast::{AttrValue, Span, Spanned, SrcPosture, Test};
+use super::super::ast::{Span, Spanned, SrcPosture, Test};
 use super::super::error::quote;
 use super::super::posture::{self, Attributes};
-use super::super::ranges::{Bits, Range, without};
-use super::{Report, Scene, Unfit};
+use super::super::ranges::Bits;
+use super::sides::{Side, Sides, Source};
+use super::words::{attributes, protocols, split};
+use super::{PolicyError, Report, Scene, Unfit};
 use crate::wire::PortRange;
-
-/// What a test without a protocol asks for: any of TCP, UDP, ICMP and ICMPv6.
-const DEFAULT_PROTOCOLS: [u8; 4] = [6, 17, 1, 58];
 
 /// The name of the rule that a policy without rules stands for (2.1).
 const DEFAULT: &str = "a policy without \"acls\" and \"grants\"";
-
-/// One name of a rule against the world.
-#[derive(Debug)]
-struct Side {
-    /// All addresses there are.
-    everything: bool,
-    /// Nodes whose IPv4, and whose IPv6 address is meant.
-    families: [Bits; 2],
-    members: Bits,
-    /// The addresses themselves, of a name that means addresses; nodes' are looked up when needed.
-    literal: Option<Vec<Range>>,
-}
 
 /// One rule.
 struct Rule<'a> {
@@ -47,32 +33,6 @@ struct Use<'a> {
     rule: usize,
     protocol: Option<u8>,
     ports: &'a [PortRange],
-}
-
-/// Numbered names.
-#[derive(Default)]
-struct Sides<'a> {
-    index: HashMap<&'a Alias, usize>,
-    list: Vec<Side>,
-}
-
-/// Everything a source is, address by address.
-#[derive(Debug, Clone, Default)]
-struct Source {
-    /// Nodes by family.
-    nodes: [Bits; 2],
-    /// Addresses that are no node's, whole networks among them.
-    ranges: Vec<Range>,
-}
-
-impl Source {
-    fn is_empty(&self) -> bool {
-        self.nodes.iter().all(Bits::is_empty) && self.ranges.is_empty()
-    }
-
-    fn count(&self) -> usize {
-        self.nodes.iter().map(Bits::len).sum::<usize>() + self.ranges.len()
-    }
 }
 
 /// A test's source, with the source names of rules that have a part of it.
@@ -170,13 +130,16 @@ impl<'a> Run<'a> {
 
     fn source_side(&mut self, alias: &'a Alias) -> usize {
         let scene = self.scene;
-        self.srcs.number(alias, || side(scene, alias))
+        self.srcs.number(alias, || Side::new(scene, alias))
     }
 
     fn speaks(&mut self, alias: &'a Alias, how: Use<'a>) {
         let scene = self.scene;
-        let number =
-            self.dsts.number(alias, || Side { everything: *alias == Alias::Any, ..side(scene, alias) });
+        let number = self.dsts.number(alias, || {
+            let mut side = Side::new(scene, alias);
+            side.everything = *alias == Alias::Any;
+            side
+        });
         if self.uses.len() <= number {
             self.uses.resize_with(number + 1, Vec::new);
         }
@@ -265,10 +228,10 @@ impl<'a> Run<'a> {
     }
 
     /// As on the hosted service a `deny` only fails when all of its sources get through.
-    fn doubt(&self, number: usize, word: &Spanned<String>, who: &str, left: &Source) -> super::PolicyError {
+    fn doubt(&self, number: usize, word: &Spanned<String>, who: &str, left: &Source) -> PolicyError {
         let (line, column) = self.scene.lines.place(word.span.start);
         let dst = word.value.trim();
-        super::PolicyError {
+        PolicyError {
             code: "test-in-part",
             line,
             column,
@@ -317,69 +280,17 @@ impl<'a> Run<'a> {
         if let Some(found) = self.trying.get(&alias) {
             return Ok(found.clone());
         }
-        let source = self.resolve_source(&alias);
+        let source = Source::new(self.scene, &alias);
         if source.is_empty() {
             let text = src.map_or("", |s| s.value.trim());
             return Err((format!("{} has no node", quote(text)), "nobody can try this"));
         }
         let sides = (0..).zip(&self.srcs.list);
-        let sides = sides.filter(|(_, side)| self.touches(side, &source)).map(|(at, _)| at).collect();
+        let sides =
+            sides.filter(|(_, side)| source.touches(side, self.scene.ground)).map(|(at, _)| at).collect();
         let trying = Rc::new(Trying { source, sides });
         self.trying.insert(alias, trying.clone());
         Ok(trying)
-    }
-
-    fn resolve_source(&self, alias: &Alias) -> Source {
-        let resolver = &self.scene.resolver;
-        let mut source = Source::default();
-        match alias {
-            Alias::Any | Alias::Range(..) | Alias::IpSet(_) | Alias::Prefix(_) | Alias::Host(_) => {
-                source.ranges = resolver.ranges(alias);
-                let single =
-                    matches!(alias, Alias::Prefix(_) | Alias::Host(_)) && self.scene.is_single(alias);
-                let node = single.then(|| resolver.members(alias)).filter(|m| !m.is_empty());
-                if let (Some(node), [range]) = (node, source.ranges.as_slice()) {
-                    let [v4, v6] = &mut source.nodes;
-                    *(if range.is_v6() { v6 } else { v4 }) = node;
-                    source.ranges.clear();
-                }
-            }
-            _ => {
-                let members = resolver.members(alias);
-                source.nodes = [members.clone(), members];
-            }
-        }
-        source
-    }
-
-    /// Whether a rule's source name has any part of `source`, whatever its posture.
-    fn touches(&self, side: &Side, source: &Source) -> bool {
-        let nodes = side.families.iter().zip(&source.nodes).any(|(side, nodes)| side.meets(nodes));
-        nodes || source.ranges.iter().any(|range| self.overlaps(side, *range, None))
-    }
-
-    /// Whether a rule's source name has an address in `range`; with `fit`, of these nodes only.
-    fn overlaps(&self, side: &Side, range: Range, fit: Option<&Bits>) -> bool {
-        let nodes = |members: &Bits| {
-            let nodes = members.iter().filter_map(|slot| self.scene.ground.nodes.get(slot));
-            nodes.flat_map(|n| [n.v4, n.v6]).collect::<Vec<IpAddr>>()
-        };
-        match (&side.literal, fit) {
-            (Some(ranges), None) => ranges.iter().any(|r| r.overlaps(range)),
-            // Posture is asked only of what is a node's.
-            (Some(ranges), Some(fit)) => {
-                let mut unfit = side.members.clone();
-                unfit.drop(fit);
-                let unfit: Vec<Range> = nodes(&unfit).into_iter().map(Range::single).collect();
-                without(ranges.clone(), &unfit).iter().any(|r| r.overlaps(range))
-            }
-            (None, None) => nodes(&side.members).into_iter().any(|ip| range.contains(ip)),
-            (None, Some(fit)) => {
-                let mut members = side.members.clone();
-                members.keep(fit);
-                nodes(&members).into_iter().any(|ip| range.contains(ip))
-            }
-        }
     }
 
     /// Reads `host:port` and finds the rules' names that overlap with it.
@@ -465,7 +376,7 @@ impl<'a> Run<'a> {
             let before = left.count();
             for src in self.rules.get(*number).into_iter().flat_map(|r| &r.srcs) {
                 if let Some(side) = self.srcs.list.get(*src).filter(|_| trying.sides.get(*src)) {
-                    self.take_away(&mut left, side, fit.as_deref());
+                    left.take_away(side, fit.as_deref(), self.scene.ground);
                 }
             }
             if left.count() < before {
@@ -476,21 +387,6 @@ impl<'a> Run<'a> {
             }
         }
         Reach::Left { left, some: by.is_some(), near: by.or(candidates.first().copied()) }
-    }
-
-    /// Takes from `left` what `side` covers.
-    fn take_away(&self, left: &mut Source, side: &Side, fit: Option<&Bits>) {
-        for (left, covered) in left.nodes.iter_mut().zip(&side.families) {
-            match fit {
-                None => left.drop(covered),
-                Some(fit) => {
-                    let mut covered = covered.clone();
-                    covered.keep(fit);
-                    left.drop(&covered);
-                }
-            }
-        }
-        left.ranges.retain(|range| !self.overlaps(side, *range, fit));
     }
 
     /// Whom a rule's posture lets through: by what the test gives its source, else by what is known.
@@ -507,13 +403,14 @@ impl<'a> Run<'a> {
             let fits = posture::satisfies(file, names, given);
             return if fits { Fit::Everybody } else { Fit::Nobody };
         }
-        let (world, ground) = (self.scene.world, self.scene.ground);
+        let ground = self.scene.ground;
         let key = names.iter().map(|n| n.value.as_str()).collect();
         let nodes = self.postures.entry(key).or_insert_with(|| {
-            let node = |id| world.nodes.get(id);
-            let fits = |id| node(id).is_some_and(|n| posture::satisfies(file, names, &n.attributes));
-            let slots = ground.nodes.iter().enumerate();
-            Rc::new(slots.filter(|(_, n)| fits(&n.id)).map(|(slot, _)| slot).collect())
+            let fits = |slot: &usize| {
+                let node = ground.nodes.get(*slot);
+                node.is_some_and(|n| posture::satisfies(file, names, &n.node.attributes))
+            };
+            Rc::new(ground.all.iter().filter(fits).collect())
         });
         Fit::Nodes(nodes.clone())
     }
@@ -524,108 +421,4 @@ enum Fit {
     Everybody,
     Nobody,
     Nodes(Rc<Bits>),
-}
-
-impl<'a> Sides<'a> {
-    fn number(&mut self, alias: &'a Alias, resolve: impl FnOnce() -> Side) -> usize {
-        let next = self.list.len();
-        let number = *self.index.entry(alias).or_insert(next);
-        if number == next {
-            self.list.push(resolve());
-        }
-        number
-    }
-}
-
-/// Resolves one name.
-fn side(scene: &Scene<'_>, alias: &Alias) -> Side {
-    let members = scene.resolver.members(alias);
-    let by_nodes = matches!(
-        alias,
-        Alias::User(_)
-            | Alias::Domain(_)
-            | Alias::Group(_)
-            | Alias::Tag(_)
-            | Alias::Member
-            | Alias::Tagged
-            | Alias::Role(_)
-            | Alias::Service(_)
-    );
-    if by_nodes {
-        let families = [members.clone(), members.clone()];
-        return Side { everything: false, families, members, literal: None };
-    }
-    let ranges = scene.resolver.ranges(alias);
-    let mut families = [Bits::default(), Bits::default()];
-    let [v4, v6] = &mut families;
-    for slot in members.iter() {
-        if let Some(node) = scene.ground.nodes.get(slot) {
-            [(&mut *v4, node.v4), (&mut *v6, node.v6)]
-                .into_iter()
-                .filter(|(_, ip)| holds(&ranges, *ip))
-                .for_each(|(family, _)| family.set(slot));
-        }
-    }
-    Side { everything: false, families, members, literal: Some(ranges) }
-}
-
-/// Whether sorted, disjoint ranges contain `ip`.
-fn holds(ranges: &[Range], ip: IpAddr) -> bool {
-    let single = Range::single(ip);
-    let at = ranges.partition_point(|r| *r < single);
-    let near = at.checked_sub(1).into_iter().chain([at]);
-    near.filter_map(|at| ranges.get(at)).any(|r| r.contains(ip))
-}
-
-/// Protocols that a test asks for; any of them will do.
-fn protocols(word: Option<&Spanned<String>>) -> Result<&'static [u8], Unfit> {
-    let text = word.map_or("", |w| w.value.trim());
-    match text.to_ascii_lowercase().as_str() {
-        "" => Ok(&DEFAULT_PROTOCOLS),
-        "tcp" | "6" => Ok(&[6]),
-        "udp" | "17" => Ok(&[17]),
-        "sctp" | "132" => Ok(&[132]),
-        _ => Err((
-            format!("\"proto\" {} has no ports to test", quote(text)),
-            "tests know tcp, udp and sctp; without \"proto\" any of tcp, udp and icmp will do",
-        )),
-    }
-}
-
-/// Attributes that a test gives its source; `None` when it gives none.
-fn attributes(test: &Test) -> Option<Attributes> {
-    let known = |(name, value): (&String, &serde_json::Value)| {
-        let value = match value {
-            serde_json::Value::String(text) => AttrValue::Text(text.clone()),
-            serde_json::Value::Bool(yes) => AttrValue::Bool(*yes),
-            serde_json::Value::Number(number) => AttrValue::Number(number.as_f64()?),
-            _ => return None,
-        };
-        Some((name.clone(), value))
-    };
-    (!test.posture_attrs.is_empty()).then(|| test.posture_attrs.iter().filter_map(known).collect())
-}
-
-/// Splits `host:port` at the last colon. An IPv6 address stands in brackets; there is one port.
-fn split(text: &str) -> Result<(String, u16), Unfit> {
-    const PORT_HINT: &str = "a test needs one port from 1 to 65535, such as tag:server:22";
-    let Some((name, port)) = text.rsplit_once(':') else {
-        return Err((format!("{} has no port", quote(text)), PORT_HINT));
-    };
-    let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
-    let port = digits.then(|| port.parse::<u16>().ok()).flatten().filter(|p| *p > 0);
-    let Some(port) = port else {
-        return Err((format!("{} has no single port", quote(text)), PORT_HINT));
-    };
-    let name = name.trim();
-    let inner = name.strip_prefix('[').and_then(|n| n.strip_suffix(']'));
-    let v6 = |n: &str| n.parse::<std::net::Ipv6Addr>().is_ok();
-    match inner {
-        Some(inner) if v6(inner) => Ok((inner.to_owned(), port)),
-        None if !v6(name) && !name.contains(['[', ']', '/']) => Ok((name.to_owned(), port)),
-        _ => Err((
-            format!("{} cannot be a destination of a test", quote(text)),
-            "write one address, an IPv6 address in brackets: [fd7a:115c:a1e0::1]:22",
-        )),
-    }
 }

@@ -1,9 +1,11 @@
 //! Tests of the room as a whole: errors with their places, ownership, words of a diff, and the
 //! properties that hold for any policy (`naive`).
 
+mod approve;
+mod asserts;
+mod attrs;
 mod language;
-mod naive;
-mod properties;
+mod ssh;
 
 use super::*;
 use crate::model::{Role, Tags};
@@ -40,6 +42,10 @@ pub(super) fn add(world: &mut World, number: u8, owner: Owner, routes: &[&str]) 
             served_routes: routes.iter().map(|r| r.parse().unwrap()).collect(),
         },
     );
+}
+
+fn texts(list: &[Arc<str>]) -> Vec<&str> {
+    list.iter().map(|t| &**t).collect()
 }
 
 fn faults(text: &str) -> Vec<PolicyError> {
@@ -121,10 +127,10 @@ fn absent_rules_allow_and_empty_rules_deny() {
     let rules = default.filter_rules(NodeId(4));
     assert_eq!(rules.len(), 1);
     assert_eq!(
-        rules[0].src_ips,
+        texts(&rules[0].src_ips),
         ["10.33.0.0/16", "100.115.94.0-100.127.255.255", "100.64.0.0-100.115.91.255", "fd7a:115c:a1e0::/48",]
     );
-    assert_eq!(rules[0].dst_ports[0].ip, "*");
+    assert_eq!(&*rules[0].dst_ports[0].ip, "*");
     assert!(Arc::ptr_eq(&rules, &default.filter_rules(NodeId(1))), "equal nodes share their rules");
 }
 
@@ -147,7 +153,10 @@ fn self_reaches_own_devices_only() {
     assert!(policy.peers(NodeId(3)).is_empty());
     assert!(policy.filter_rules(NodeId(4)).is_empty());
     let rules = policy.filter_rules(NodeId(2));
-    assert_eq!(rules[0].src_ips, ["100.64.1.2", "100.64.1.4", "fd7a:115c:a1e0::1:2", "fd7a:115c:a1e0::1:4"]);
+    assert_eq!(
+        texts(&rules[0].src_ips),
+        ["100.64.1.2", "100.64.1.4", "fd7a:115c:a1e0::1:2", "fd7a:115c:a1e0::1:4"]
+    );
     assert_eq!(rules[0].dst_ports.len(), 2);
 }
 
@@ -214,6 +223,22 @@ fn tags_may_be_applied_by_owners_their_groups_and_holders() {
     assert!(!may("tag:e", None, &[]));
     assert!(!may("tag:z", Some("alice"), &[tag("tag:z")]), "undeclared tags belong to nobody");
     assert!(policy.declares(&tag("tag:d")) && !policy.declares(&tag("tag:z")));
+}
+
+#[test]
+fn tags_may_be_applied_by_people_of_a_role() {
+    let policy = Policy::parse(
+        r#"{"tagOwners": {"tag:a": ["autogroup:admin"], "tag:o": ["autogroup:owner"],
+                          "tag:n": ["autogroup:network-admin"], "tag:b": ["tag:a"]}}"#,
+    )
+    .unwrap();
+    let may = |tag: &str, role| policy.may_apply(&Tag::parse(tag).unwrap(), Some(("alice", role)), &[]);
+    assert!(may("tag:a", Role::Admin) && may("tag:a", Role::Owner), "owners are admins too");
+    assert!(may("tag:b", Role::Admin), "a role owns what its tags own");
+    assert!(may("tag:n", Role::NetworkAdmin));
+    assert!(!may("tag:a", Role::NetworkAdmin) && !may("tag:a", Role::Member));
+    assert!(may("tag:o", Role::Owner) && !may("tag:o", Role::Admin));
+    assert!(!policy.may_apply(&Tag::parse("tag:a").unwrap(), None, &[]));
 }
 
 #[test]

@@ -64,8 +64,8 @@ fn id(i: usize) -> NodeId {
 
 fn allow(dst: &str, first: u16, last: u16) -> FilterRule {
     FilterRule {
-        src_ips: vec!["*".to_owned()],
-        dst_ports: vec![NetPortRange { ip: dst.to_owned(), ports: PortRange { first, last } }],
+        src_ips: ["*"].into_iter().collect(),
+        dst_ports: vec![NetPortRange { ip: dst.into(), ports: PortRange { first, last } }],
         ..FilterRule::default()
     }
 }

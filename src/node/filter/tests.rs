@@ -10,11 +10,11 @@ const PEER: &str = "100.64.0.2";
 
 fn rule(srcs: &[&str], dsts: &[(&str, u16, u16)], protos: &[i32]) -> FilterRule {
     FilterRule {
-        src_ips: srcs.iter().map(ToString::to_string).collect(),
+        src_ips: srcs.iter().copied().collect(),
         dst_ports: dsts
             .iter()
             .map(|(ip, first, last)| NetPortRange {
-                ip: (*ip).to_owned(),
+                ip: (*ip).into(),
                 ports: PortRange { first: *first, last: *last },
             })
             .collect(),
