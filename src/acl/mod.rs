@@ -9,8 +9,10 @@ pub mod ast;
 mod attrs;
 mod check;
 mod compile;
+mod edit;
 mod error;
 pub mod explain;
+mod format;
 mod ground;
 mod hujson;
 mod plan;
@@ -19,12 +21,18 @@ mod posture;
 mod ranges;
 mod render;
 mod resolve;
+mod splice;
 mod ssh;
 pub mod stats;
 mod syntax;
 #[cfg(test)]
 mod tests;
+mod topology;
 mod visible;
+
+pub use edit::{Edit, edit};
+pub use format::format;
+pub use topology::{NodeView, Rendered, Topology, TopologyError};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(super) use super::policy::args::Policy;
 use crate::config::{ServeFlags, parse_duration};
 use crate::node::cli::NodeArgs;
 
@@ -193,28 +194,6 @@ pub enum Logins {
         /// Id from the list
         login: String,
     },
-}
-
-/// `tsd policy`.
-#[derive(Debug, Subcommand)]
-pub enum Policy {
-    /// Print the policy in force
-    Get,
-    /// Check, show and store a policy and apply it at once
-    Set {
-        /// HuJSON file
-        file: PathBuf,
-        /// Do not ask when access is taken away
-        #[arg(long)]
-        yes: bool,
-    },
-    /// Check a policy file; changes nothing
-    Check {
-        /// HuJSON file
-        file: PathBuf,
-    },
-    /// Show all stored policies
-    History,
 }
 
 /// `tsd console`.

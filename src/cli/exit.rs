@@ -13,6 +13,8 @@ pub(super) enum Failure {
     Ours(String),
     /// The server refused, with its reasons.
     Refused(Box<ErrorBody>),
+    /// The user's, and all was said already.
+    Told,
     /// Nobody reads stdout any more: done.
     Pipe,
 }
@@ -29,19 +31,19 @@ impl Failure {
     pub(super) fn status(&self) -> u8 {
         match self {
             Self::Pipe => 0,
-            Self::User(_) => 1,
+            Self::User(_) | Self::Told => 1,
             Self::Refused(body) if body.code != "internal" => 1,
             Self::Refused(_) | Self::Ours(_) => 2,
         }
     }
 
-    /// What to say; empty for a closed pipe.
+    /// What to say; empty when there is nothing more to say.
     #[must_use]
     pub(super) fn text(&self) -> &str {
         match self {
             Self::User(text) | Self::Ours(text) => text,
             Self::Refused(body) => &body.error,
-            Self::Pipe => "",
+            Self::Pipe | Self::Told => "",
         }
     }
 }

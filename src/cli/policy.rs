@@ -1,144 +1,124 @@
-//! `tsd policy`. `set` is the only command that ever asks, and only on a terminal.
+//! `tsd policy`: one file per kind of command.
 
-use std::io::{BufRead as _, IsTerminal as _};
+pub(super) mod args;
+mod compile;
+mod faults;
+mod live;
+mod text;
+
 use std::path::Path;
 
-use http::Method;
-
-use super::args::Policy as Args;
 use super::client::Client;
 use super::exit::Failure;
-use super::printer::{Printer, moment, table};
+use super::printer::Printer;
+use crate::acl;
 use crate::api::check_offline;
-use crate::api::types::{Diff, ErrorBody, Fault, Outcome, Policy, PolicyEntry, SetPolicy};
+use crate::api::types::{Change, Diff, Fault};
+use args::Policy as Args;
+use faults::{Named, refuse, warn};
+
+/// Changes that `diff` shows; the whole counts stand beside them.
+const SHOWN: usize = 1000;
 
 pub(super) async fn run(command: Args, client: &Client, printer: &Printer) -> Result<(), Failure> {
     match command {
-        Args::Get => {
-            let policy: Policy = client.get("/v1/policy").await?;
-            printer.data(&policy, || policy.text.clone())
+        Args::Get => live::get(client, printer).await,
+        Args::Set { file, comment, yes } => {
+            let wish = live::Wish { comment: &comment, yes, expect: None };
+            live::put(&text::read(&file, printer)?, &wish, client, printer).await
         }
-        Args::History => {
-            let all: Vec<PolicyEntry> = client.get("/v1/policy/history").await?;
-            let row = |p: &PolicyEntry| {
-                vec![
-                    p.version.to_string(),
-                    moment(Some(p.created)),
-                    p.author.clone(),
-                    p.bytes.to_string(),
-                    p.comment.clone(),
-                ]
-            };
-            printer.data(&all, || {
-                table(
-                    &["VERSION", "STORED", "BY", "BYTES", "COMMENT"],
-                    &all.iter().map(row).collect::<Vec<_>>(),
-                )
-            })
+        Args::Check { file, topology } => check(&file, topology.as_deref(), client, printer).await,
+        Args::Diff { a, b, topology } => diff(&a, &b, topology.as_deref(), client, printer).await,
+        Args::History => live::history(client, printer).await,
+        Args::Show { number } => live::show(number, client, printer).await,
+        Args::Rollback { number, comment, yes } => {
+            live::rollback(number, &comment, yes, client, printer).await
         }
-        Args::Check { file } => check(&file, client, printer).await,
-        Args::Set { file, yes } => set(&file, yes, client, printer).await,
+        Args::Fmt { file, check, write } => text::format(&file, check, write, printer),
+        Args::Edit(edit) => text::edit(&edit, client, printer).await,
+        Args::Compile { policy, topology, node, stats } => {
+            compile::run(&policy, &topology, node.as_deref(), stats, printer)
+        }
     }
 }
 
-fn read(file: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(file)
-        .map_err(|e| Failure::User(format!("cannot read {}: {e}; check the name", file.display())))
-}
-
-async fn check(file: &Path, client: &Client, printer: &Printer) -> Result<(), Failure> {
-    let text = read(file)?;
+async fn check(
+    file: &Path,
+    topology: Option<&Path>,
+    client: &Client,
+    printer: &Printer,
+) -> Result<(), Failure> {
+    let source = text::read(file, printer)?;
+    if let Some(topology) = topology {
+        let net = compile::topology(topology)?;
+        let (policy, compiled) = compile::compiled(&source, &net, printer)?;
+        let doubts = policy.warnings(net.world()).into_iter().chain(compiled.doubtful_tests());
+        let warnings: Vec<Fault> = doubts.map(Fault::from).collect();
+        warn(&source, &warnings, printer);
+        let answer = serde_json::json!({ "ok": true, "warnings": warnings });
+        return printer.data(&answer, || "the policy is good and its tests hold".to_owned());
+    }
     if client.reachable().await {
-        let outcome = checked(file, &text, client).await?;
-        tell(file, &outcome, printer);
-        return printer.data(&outcome, || summary("would change", &outcome.diff));
+        return live::check(&source, client, printer).await;
     }
-    check_offline(&text).map_err(|faults| Failure::User(lines(file, &faults)))?;
-    printer.say("no server answers, so only the language was checked, not the effect");
-    printer.data(&serde_json::json!({ "applied": false }), || "the policy is well-formed".to_owned())
+    check_offline(&source.text).map_err(|faults| refuse(&source, &faults, printer))?;
+    printer.say("no server answers, so only the language was checked, not the effect; --topology FILE gives a network");
+    printer
+        .data(&serde_json::json!({ "ok": true, "applied": false }), || "the policy is well-formed".to_owned())
 }
 
-async fn set(file: &Path, yes: bool, client: &Client, printer: &Printer) -> Result<(), Failure> {
-    let text = read(file)?;
-    let seen = checked(file, &text, client).await?;
-    tell(file, &seen, printer);
-    let loses = seen.diff.lost_total > 0;
-    if loses && !yes {
-        let lost = seen.diff.lost_total;
-        if !std::io::stdin().is_terminal() {
-            return Err(Failure::User(format!(
-                "this takes access away from {lost} pair(s) of devices; nothing was changed; say --yes if it is meant"
-            )));
-        }
-        printer.say(&format!("This takes access away from {lost} pair(s) of devices. Apply it? [y/N]"));
-        if !agreed()? {
-            return Err(Failure::User("nothing was changed".to_owned()));
-        }
+/// A file, a stored version, or the policy in force.
+async fn named(word: &str, client: &Client, printer: &Printer) -> Result<Named, Failure> {
+    if word == "live" {
+        let policy: crate::api::types::Policy = client.get("/v1/policy").await?;
+        return Ok(Named { name: "the policy in force".to_owned(), text: policy.text });
     }
-    let body = SetPolicy { text, comment: String::new(), confirmed: loses, expect: Some(seen.version) };
-    let outcome: Outcome =
-        client.send(Method::PUT, "/v1/policy", &body).await.map_err(|failure| placed(file, failure))?;
-    printer.data(&outcome, || {
-        format!("policy {} is in force: {}", outcome.version, summary("changed", &outcome.diff))
-    })
-}
-
-/// What the server thinks of a text, with faults placed in the file.
-async fn checked(file: &Path, text: &str, client: &Client) -> Result<Outcome, Failure> {
-    let body = SetPolicy { text: text.to_owned(), comment: String::new(), confirmed: false, expect: None };
-    let outcome = client.send(Method::POST, "/v1/policy/check", &body).await;
-    outcome.map_err(|failure| placed(file, failure))
-}
-
-fn placed(file: &Path, failure: Failure) -> Failure {
-    match failure {
-        Failure::Refused(body) if !body.faults.is_empty() => {
-            Failure::Refused(Box::new(ErrorBody { error: lines(file, &body.faults), ..*body }))
+    match word.parse() {
+        Ok(version) => {
+            let text = live::stored(version, client).await?.text;
+            Ok(Named { name: format!("version {version}"), text })
         }
-        other => other,
+        Err(_) => text::read(Path::new(word), printer),
     }
 }
 
-fn lines(file: &Path, faults: &[Fault]) -> String {
-    let line = |f: &Fault| {
-        let hint = if f.hint.is_empty() { String::new() } else { format!(", {}", f.hint) };
-        format!("{}:{}:{}: {}{hint}", file.display(), f.line, f.column, f.message)
+async fn diff(
+    a: &str,
+    b: &str,
+    topology: Option<&Path>,
+    client: &Client,
+    printer: &Printer,
+) -> Result<(), Failure> {
+    let found = match topology {
+        Some(topology) => {
+            let net = compile::topology(topology)?;
+            let (a, b) = (named(a, client, printer).await?, named(b, client, printer).await?);
+            let (_, old) = compile::compiled(&a, &net, printer)?;
+            let (_, new) = compile::compiled(&b, &net, printer)?;
+            let found = acl::diff(&old, &new, net.world(), SHOWN);
+            let name = |id| net.world().nodes.get(&id).map_or_else(String::new, |n| n.name.clone());
+            let list = |changes: Vec<acl::AccessChange>| {
+                let one = |c: acl::AccessChange| Change { from: name(c.from), to: name(c.to), what: c.what };
+                changes.into_iter().map(one).collect()
+            };
+            Diff {
+                gained: list(found.gained),
+                lost: list(found.lost),
+                gained_total: found.gained_total,
+                lost_total: found.lost_total,
+            }
+        }
+        None if a == "live" => live::checked(&named(b, client, printer).await?, client, printer).await?.diff,
+        None => {
+            return Err(Failure::User(
+                "without --topology only `diff live B` can be answered: the server compares with what is in force"
+                    .to_owned(),
+            ));
+        }
     };
-    faults.iter().map(line).collect::<Vec<_>>().join("\n")
-}
-
-/// Shows gains, losses and warnings as talk.
-fn tell(file: &Path, outcome: &Outcome, printer: &Printer) {
-    if !outcome.warnings.is_empty() {
-        printer.say(&format!("warning: {}", lines(file, &outcome.warnings)));
-    }
-    let parts = [
-        ('+', &outcome.diff.gained, outcome.diff.gained_total),
-        ('-', &outcome.diff.lost, outcome.diff.lost_total),
-    ];
-    for (sign, changes, total) in parts {
-        for c in changes {
-            printer.say(&format!("{sign} {} to {}: {}", c.from, c.to, c.what));
-        }
-        let more = total.saturating_sub(changes.len() as u64);
-        if more > 0 {
-            printer.say(&format!("{sign} and {more} more"));
-        }
-    }
-}
-
-fn summary(verb: &str, diff: &Diff) -> String {
-    if diff.gained_total + diff.lost_total == 0 {
-        return "no access changes".to_owned();
-    }
-    format!("{verb}: {} pair(s) gain access, {} lose access", diff.gained_total, diff.lost_total)
-}
-
-fn agreed() -> Result<bool, Failure> {
-    let mut answer = String::new();
-    std::io::stdin()
-        .lock()
-        .read_line(&mut answer)
-        .map_err(|e| Failure::User(format!("cannot read your answer: {e}; nothing was changed")))?;
-    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+    printer.data(&found, || {
+        let mut lines = live::changes(&found);
+        lines.push(live::summary("from A to B", &found));
+        lines.join("\n")
+    })
 }

@@ -21,6 +21,41 @@ impl Printer {
         Self { json }
     }
 
+    /// Whether JSON is wanted.
+    #[must_use]
+    pub(super) const fn is_json(self) -> bool {
+        self.json
+    }
+
+    /// Data as [`Printer::data`], but large: JSON is written while it is made, on one line.
+    pub(super) fn stream<T: Serialize>(
+        &self,
+        value: &T,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
+        if !self.json {
+            return self.data(&(), text);
+        }
+        let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+        serde_json::to_writer(&mut out, value)
+            .map_err(std::io::Error::from)
+            .and_then(|()| out.write_all(b"\n"))
+            .and_then(|()| out.flush())
+            .map_err(|e| unwritten(&e))
+    }
+
+    /// A text as data, byte for byte.
+    pub(super) fn exact(&self, text: &str) -> Result<(), Failure> {
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|e| unwritten(&e))
+    }
+
+    /// Talk that is drawn for a terminal: whoever draws it has tamed what it quotes.
+    pub(super) fn report(&self, drawn: &str) {
+        // Nowhere to complain when stderr is gone.
+        let _ = write!(std::io::stderr().lock(), "{drawn}");
+    }
+
     /// Data: the value as JSON, or its text.
     pub(super) fn data<T: Serialize>(&self, value: &T, text: impl FnOnce() -> String) -> Result<(), Failure> {
         let out = if self.json {
@@ -35,10 +70,7 @@ impl Printer {
             .write_all(out.as_bytes())
             .and_then(|()| stdout.write_all(end.as_bytes()))
             .and_then(|()| stdout.flush());
-        written.map_err(|error| match error.kind() {
-            std::io::ErrorKind::BrokenPipe => Failure::Pipe,
-            _ => Failure::Ours(format!("cannot write to stdout: {error}")),
-        })
+        written.map_err(|e| unwritten(&e))
     }
 
     /// Talk, one line.
@@ -52,6 +84,14 @@ impl Printer {
         if !failure.text().is_empty() {
             self.say(failure.text());
         }
+    }
+}
+
+/// A reader who went away is no failure.
+fn unwritten(error: &std::io::Error) -> Failure {
+    match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Failure::Pipe,
+        _ => Failure::Ours(format!("cannot write to stdout: {error}")),
     }
 }
 

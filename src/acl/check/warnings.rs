@@ -215,7 +215,7 @@ impl<'w> Present<'w> {
 fn matches_nothing(file: &File, world: &World, faults: &mut Faults) {
     let present = Present::new(world);
     let mut groups: BTreeMap<&str, bool> = BTreeMap::new();
-    for (name, _) in &file.groups {
+    for name in file.groups.keys() {
         groups.insert(name, present.lacks(file, &Alias::Group(name.clone())));
     }
     let lacks = |alias: &Alias| match alias {

@@ -84,7 +84,7 @@ fn action(value: &Value<'_>, found: &Fields<'_, '_>, faults: &mut Faults) -> Opt
             None
         }
         other => {
-            let near = faults.suggest(other, ["accept", "check"]).map(|n| quote(n));
+            let near = faults.suggest(other, ["accept", "check"]).map(quote);
             faults.add(
                 "action",
                 span,

@@ -1,0 +1,183 @@
+//! Policies of the running server: look, compare, store. The only commands that ever ask, and only on
+//! a terminal.
+
+use std::io::{BufRead as _, IsTerminal as _};
+
+use http::Method;
+
+use super::faults::{Named, refuse, warn};
+use crate::api::types::{Diff, Outcome, Policy, PolicyEntry, Rollback, SetPolicy};
+use crate::cli::client::{Client, path};
+use crate::cli::exit::Failure;
+use crate::cli::printer::{Printer, moment, table};
+
+/// How a policy is to be stored.
+pub(super) struct Wish<'a> {
+    /// Why.
+    pub(super) comment: &'a str,
+    /// Lost access is meant.
+    pub(super) yes: bool,
+    /// The version it was made from.
+    pub(super) expect: Option<u64>,
+}
+
+pub(super) async fn get(client: &Client, printer: &Printer) -> Result<(), Failure> {
+    let policy: Policy = client.get("/v1/policy").await?;
+    print(&policy, printer)
+}
+
+pub(super) async fn show(version: u64, client: &Client, printer: &Printer) -> Result<(), Failure> {
+    print(&stored(version, client).await?, printer)
+}
+
+/// The text letter for letter: nothing is added at its end.
+fn print(policy: &Policy, printer: &Printer) -> Result<(), Failure> {
+    if printer.is_json() { printer.data(policy, String::new) } else { printer.exact(&policy.text) }
+}
+
+/// One version of the history.
+pub(super) async fn stored(version: u64, client: &Client) -> Result<Policy, Failure> {
+    client.get(&path("/v1/policy/history", &version.to_string(), "")).await
+}
+
+pub(super) async fn history(client: &Client, printer: &Printer) -> Result<(), Failure> {
+    let all: Vec<PolicyEntry> = client.get("/v1/policy/history").await?;
+    let row = |p: &PolicyEntry| {
+        vec![
+            p.version.to_string(),
+            moment(Some(p.created)),
+            p.author.clone(),
+            p.bytes.to_string(),
+            p.comment.clone(),
+        ]
+    };
+    printer.data(&all, || {
+        table(&["VERSION", "STORED", "BY", "BYTES", "COMMENT"], &all.iter().map(row).collect::<Vec<_>>())
+    })
+}
+
+/// Checks against the live network; the tests run too.
+pub(super) async fn check(source: &Named, client: &Client, printer: &Printer) -> Result<(), Failure> {
+    let outcome = checked(source, client, printer).await?;
+    tell(source, &outcome, printer);
+    printer.data(&Accepted { ok: true, outcome: &outcome }, || summary("would change", &outcome.diff))
+}
+
+/// What `--json` prints.
+#[derive(serde::Serialize)]
+struct Accepted<'a> {
+    ok: bool,
+    #[serde(flatten)]
+    outcome: &'a Outcome,
+}
+
+/// Looks, shows, asks if access is lost, stores.
+pub(super) async fn put(
+    source: &Named,
+    wish: &Wish<'_>,
+    client: &Client,
+    printer: &Printer,
+) -> Result<(), Failure> {
+    let seen = checked(source, client, printer).await?;
+    tell(source, &seen, printer);
+    let confirmed = agreed(&seen, wish.yes, printer)?;
+    let expect = Some(wish.expect.unwrap_or(seen.version));
+    let comment = wish.comment.to_owned();
+    let body = SetPolicy { text: source.text.clone(), comment, confirmed, expect };
+    let done = client.send(Method::PUT, "/v1/policy", &body).await;
+    in_force(&done.map_err(|failure| placed(source, failure, printer))?, printer)
+}
+
+pub(super) async fn rollback(
+    version: u64,
+    comment: &str,
+    yes: bool,
+    client: &Client,
+    printer: &Printer,
+) -> Result<(), Failure> {
+    let old = stored(version, client).await?;
+    let source = Named { name: format!("version {version}"), text: old.text };
+    let seen = checked(&source, client, printer).await?;
+    tell(&source, &seen, printer);
+    let confirmed = agreed(&seen, yes, printer)?;
+    let body = Rollback { version, comment: comment.to_owned(), confirmed, expect: Some(seen.version) };
+    let done = client.send(Method::POST, "/v1/policy/rollback", &body).await;
+    in_force(&done.map_err(|failure| placed(&source, failure, printer))?, printer)
+}
+
+fn in_force(outcome: &Outcome, printer: &Printer) -> Result<(), Failure> {
+    printer.data(&Accepted { ok: true, outcome }, || {
+        format!("policy {} is in force: {}", outcome.version, summary("changed", &outcome.diff))
+    })
+}
+
+/// What the server thinks of a text.
+pub(super) async fn checked(source: &Named, client: &Client, printer: &Printer) -> Result<Outcome, Failure> {
+    let text = source.text.clone();
+    let body = SetPolicy { text, comment: String::new(), confirmed: false, expect: None };
+    let outcome = client.send(Method::POST, "/v1/policy/check", &body).await;
+    outcome.map_err(|failure| placed(source, failure, printer))
+}
+
+fn placed(source: &Named, failure: Failure, printer: &Printer) -> Failure {
+    match failure {
+        Failure::Refused(body) if !body.faults.is_empty() => refuse(source, &body.faults, printer),
+        other => other,
+    }
+}
+
+/// Shows gains, losses and warnings as talk.
+fn tell(source: &Named, outcome: &Outcome, printer: &Printer) {
+    warn(source, &outcome.warnings, printer);
+    for line in changes(&outcome.diff) {
+        printer.say(&line);
+    }
+    if let Some(cut) = &outcome.cuts_author {
+        printer.say(&format!("warning: {cut}"));
+    }
+}
+
+/// Gains and losses, a line each.
+pub(super) fn changes(diff: &Diff) -> Vec<String> {
+    let mut out = Vec::new();
+    let parts = [('+', &diff.gained, diff.gained_total), ('-', &diff.lost, diff.lost_total)];
+    for (sign, changes, total) in parts {
+        out.extend(changes.iter().map(|c| format!("{sign} {} to {}: {}", c.from, c.to, c.what)));
+        let more = total.saturating_sub(changes.len() as u64);
+        if more > 0 {
+            out.push(format!("{sign} and {more} more"));
+        }
+    }
+    out
+}
+
+pub(super) fn summary(verb: &str, diff: &Diff) -> String {
+    if diff.gained_total + diff.lost_total == 0 {
+        return "no access changes".to_owned();
+    }
+    format!("{verb}: {} pair(s) gain access, {} lose access", diff.gained_total, diff.lost_total)
+}
+
+/// Whether lost access is confirmed; a question on a terminal, otherwise `--yes` is needed.
+fn agreed(seen: &Outcome, yes: bool, printer: &Printer) -> Result<bool, Failure> {
+    let lost = seen.diff.lost_total;
+    if lost == 0 || yes {
+        return Ok(lost > 0);
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::User(format!(
+            "this takes access away from {lost} pair(s) of devices; nothing was changed; say --yes if it is meant"
+        )));
+    }
+    printer.say(&format!("This takes access away from {lost} pair(s) of devices. Apply it? [y/N]"));
+    let mut answer = String::new();
+    std::io::stdin()
+        .lock()
+        .read_line(&mut answer)
+        .map_err(|e| Failure::User(format!("cannot read your answer: {e}; nothing was changed")))?;
+    if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
+        Ok(true)
+    } else {
+        Err(Failure::User("nothing was changed".to_owned()))
+    }
+}
