@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::CommandFactory as _;
 
-use super::args::{Authkeys, Nodes, Policy};
+use super::args::{Authkeys, Nodes, Policy, Users};
 use super::*;
 
 fn parsed(line: &str) -> Cli {
@@ -39,6 +39,11 @@ fn commands_are_read() {
     let cli = parsed("tsd nodes approve-routes n 10.0.0.0/8,10.1.0.0/16");
     let Command::Nodes(Nodes::ApproveRoutes { routes, none, .. }) = cli.command else { panic!() };
     assert_eq!((routes.len(), none), (2, false));
+    let cli = parsed("tsd users role alice network-admin");
+    let Command::Users(Users::Role { user, role }) = cli.command else { panic!() };
+    assert_eq!((user.as_str(), role), ("alice", crate::model::Role::NetworkAdmin));
+    let wrong = Cli::try_parse_from(["tsd", "users", "role", "alice", "boss"]).err().unwrap().to_string();
+    assert!(wrong.contains("billing-admin"), "{wrong}");
     let cli = parsed("tsd policy set f --yes");
     assert!(matches!(cli.command, Command::Policy(Policy::Set { yes: true, .. })));
 }
