@@ -40,6 +40,19 @@ impl Elected {
         group.or_else(|| self.primary(route))
     }
 
+    /// Who carries each route: for everybody, and for the `via` groups that have an election of their own.
+    #[must_use]
+    pub(super) fn carriers(&self) -> BTreeMap<IpNet, Vec<NodeId>> {
+        let mut out: BTreeMap<IpNet, Vec<NodeId>> = BTreeMap::new();
+        for (route, _, node) in self.entries() {
+            let nodes = out.entry(*route).or_default();
+            if !nodes.contains(&node) {
+                nodes.push(node);
+            }
+        }
+        out
+    }
+
     fn entries(&self) -> impl Iterator<Item = (&IpNet, &[NodeId], NodeId)> {
         let global = self.global.iter().map(|(route, id)| (route, [].as_slice(), *id));
         let via = self

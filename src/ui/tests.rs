@@ -14,6 +14,7 @@ use super::session::Session;
 use super::text::When;
 use crate::acl::{AccessChange, AccessDiff, PolicyError};
 use crate::clock::Rng;
+use crate::control::explaining::Given;
 use crate::control::service::{AuthKeyView, LoginView, NodeView, PolicyOutcome, UserView};
 use crate::keys::{MachinePrivate, NodeId, NodePrivate, UserId};
 use crate::model::{KeyId, LoginId, PolicySummary, PolicyVersion, Tag};
@@ -222,6 +223,11 @@ fn device(node: &NodeView) -> String {
     Device::new(
         frame(Room::Devices, &node.name).notice(Some(Notice::good("Renamed. The new name is in force."))),
         node,
+        &Given {
+            attributes: vec![("cap/x".into(), "{\"a\":1}".into()), (EVIL.into(), EVIL.into())],
+            ssh: vec!["laptop as root is let in".into(), EVIL.into()],
+            peers: 4,
+        },
         now(),
     )
     .render()
