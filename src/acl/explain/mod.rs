@@ -2,6 +2,13 @@
 //! decide it, and for a refusal the rules that are nearest to allowing it. Names are looked up, rules are
 //! scanned at most once; words are made only for what is told.
 
+mod answer;
+mod chain;
+mod flow;
+mod miss;
+mod party;
+mod ssh;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
@@ -54,7 +61,11 @@ pub struct AskFault {
 /// A question whose names exist. Only [`Question::parse`] makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
-    asked: Asked,
+    from: party::Party,
+    to: party::Party,
+    port: Option<u16>,
+    protocol: Option<u8>,
+    ssh_user: Option<String>,
     facts: Facts,
 }
 
@@ -64,8 +75,7 @@ impl Question {
     /// # Errors
     /// Everything that names nothing, in plain words and with the nearest name.
     pub fn parse(policy: &Compiled, asked: &Asked) -> Result<Self, Vec<AskFault>> {
-        let _ = policy;
-        Ok(Self { asked: asked.clone(), facts: Facts::default() })
+        party::question(policy, asked)
     }
 
     /// The same question with what the server knows beside the policy.
@@ -225,7 +235,5 @@ pub struct Explanation {
     pub notes: Vec<String>,
 }
 
-pub(super) fn explain(policy: &Compiled, question: &Question) -> Explanation {
-    let _ = (policy, &question.asked, &question.facts);
-    todo!()
-}
+pub(super) use answer::explain;
+pub(super) use chain::{rule_at, section_name};
