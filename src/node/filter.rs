@@ -1,137 +1,48 @@
-//! The packet filter: rules of the netmap compiled to address ranges, and the flows we started. Decides
-//! what a peer may send to this host; only what it permits becomes [`Permitted`]. Order of the checks:
-//! dataplane.md 6.3. TCP is not tracked: what is no opening SYN passes, as official clients have it.
+//! The packet filter: rules of the netmap compiled to a decision matrix (`filter::index`), and the flows
+//! that pass beside the rules. Decides what a peer may send to this host; only what it permits becomes
+//! [`Permitted`]. Order of the checks: dataplane.md 6.3. TCP segments that open nothing pass, as official
+//! clients have it, but for connections that peers opened and a change of policy took from them: those are
+//! cut on both sides.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::packet::{FromPeer, Headers, Permitted, Proto};
-use crate::wire::{FilterRule, PortRange};
+use super::packet::{FromPeer, Headers, IpPacket, Permitted, Proto, build_rst, build_rst_onward};
+use crate::wire::FilterRule;
+use build::Budget;
+use flows::{Connections, Flow, Flows, Standing};
+use index::Index;
+pub(crate) use ranges::IpSet;
+use rules::Rule;
 
-/// Flows remembered; the least recently used makes room.
+mod build;
+mod flows;
+mod grid;
+mod index;
+mod ranges;
+mod rows;
+mod rules;
+
+/// Flows without connection that we started: remembered for answers (dataplane.md 6.3).
 const FLOWS: usize = 512;
+/// Flows without connection that peers started, so that our answers do not make them ours.
+const PEER_FLOWS: usize = 4096;
 /// Rules, and addresses over all rules, taken from control (RELIABILITY.md row 103).
 const MAX_RULES: usize = 50_000;
 const MAX_RANGES: usize = 1_000_000;
 /// Cloud DNS and metadata, the one link-local address that may be routed.
 const CLOUD_METADATA: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 169, 254));
-
-/// A set of addresses as sorted, disjoint ranges.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct IpSet {
-    v4: Vec<(u128, u128)>,
-    v6: Vec<(u128, u128)>,
-}
-
-fn number(addr: IpAddr) -> u128 {
-    match addr {
-        IpAddr::V4(a) => a.to_bits().into(),
-        IpAddr::V6(a) => a.to_bits(),
-    }
-}
-
-impl IpSet {
-    fn add_range(&mut self, first: IpAddr, last: IpAddr) {
-        let list = match (first, last) {
-            (IpAddr::V4(_), IpAddr::V4(_)) => &mut self.v4,
-            (IpAddr::V6(_), IpAddr::V6(_)) => &mut self.v6,
-            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return,
-        };
-        let (first, last) = (number(first), number(last));
-        if first <= last {
-            list.push((first, last));
-        }
-    }
-
-    /// Adds a prefix.
-    pub(crate) fn add(&mut self, net: IpNet) {
-        self.add_range(net.network(), net.broadcast());
-    }
-
-    /// Adds an address, a masked prefix, `a-b` or `*`; false when it is none of them.
-    fn add_text(&mut self, text: &str) -> bool {
-        if text == "*" {
-            self.v4.push((0, u128::from(u32::MAX)));
-            self.v6.push((0, u128::MAX));
-            return true;
-        }
-        if let Ok(addr) = text.parse::<IpAddr>() {
-            self.add_range(addr, addr);
-            return true;
-        }
-        if let Some((a, b)) = text.split_once('-') {
-            let (Ok(a), Ok(b)) = (a.parse(), b.parse()) else {
-                return false;
-            };
-            self.add_range(a, b);
-            return true;
-        }
-        match text.parse::<IpNet>() {
-            Ok(net) if net == net.trunc() => {
-                self.add(net);
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// Sorts and merges; to be called once after the last `add`.
-    pub(crate) fn seal(mut self) -> Self {
-        for list in [&mut self.v4, &mut self.v6] {
-            list.sort_unstable();
-            list.dedup_by(|next, kept| {
-                let touches = next.0 <= kept.1.saturating_add(1);
-                if touches {
-                    kept.1 = kept.1.max(next.1);
-                }
-                touches
-            });
-        }
-        self
-    }
-
-    /// Whether `addr` is in the set.
-    pub(crate) fn contains(&self, addr: IpAddr) -> bool {
-        let list = if addr.is_ipv4() { &self.v4 } else { &self.v6 };
-        let n = number(addr);
-        let after = list.partition_point(|(first, _)| *first <= n);
-        after.checked_sub(1).and_then(|i| list.get(i)).is_some_and(|(_, last)| n <= *last)
-    }
-
-    const fn len(&self) -> usize {
-        self.v4.len() + self.v6.len()
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Rule {
-    protos: [u128; 2],
-    srcs: IpSet,
-    /// Addresses of peers that have a capability the rule names as source.
-    cap_srcs: IpSet,
-    dsts: Vec<(IpSet, PortRange)>,
-}
-
-impl Rule {
-    fn has_proto(&self, proto: Proto) -> bool {
-        let word = self.protos[usize::from(proto.0 >> 7)];
-        word >> (proto.0 & 127) & 1 == 1
-    }
-
-    fn to(&self, dst: IpAddr, ports: impl Fn(PortRange) -> bool) -> bool {
-        self.dsts.iter().any(|(set, range)| ports(*range) && set.contains(dst))
-    }
-
-    fn from(&self, src: IpAddr) -> bool {
-        self.srcs.contains(src) || self.cap_srcs.contains(src)
-    }
-}
+/// Why packets of a connection that lost its rule are dropped.
+pub(crate) const CUT: &str = "cut by policy";
 
 /// What the compiler must know beside the rules.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Scope {
+    /// Changes whenever the rules do, and is never 0 then: with the same number and the same scope the
+    /// rules are not compiled again.
+    pub(crate) version: u64,
     /// Addresses this node serves: its own and the routes it advertises.
     pub(crate) local: IpSet,
     /// Addresses of the peers that have a capability.
@@ -140,93 +51,13 @@ pub(crate) struct Scope {
     pub(crate) peer_api_only: Vec<IpNet>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Flow {
-    proto: Proto,
-    near: (IpAddr, u16),
-    far: (IpAddr, u16),
-}
-
-/// The least-recently-used table of flows, as a doubly linked list in a slab.
-#[derive(Debug, Default)]
-struct Flows {
-    index: HashMap<Flow, usize>,
-    slots: Vec<Slot>,
-    newest: usize,
-    oldest: usize,
-}
-
+/// Resets that end a connection at both of its ends.
 #[derive(Debug)]
-struct Slot {
-    flow: Flow,
-    newer: usize,
-    older: usize,
-}
-
-impl Flows {
-    /// Whether the flow is known; use keeps it.
-    fn refresh(&mut self, flow: Flow) -> bool {
-        let known = self.index.contains_key(&flow);
-        if known {
-            self.touch(flow);
-        }
-        known
-    }
-
-    fn touch(&mut self, flow: Flow) {
-        if let Some(&at) = self.index.get(&flow) {
-            if at != self.newest {
-                self.unlink(at);
-                self.link_newest(at);
-            }
-            return;
-        }
-        let at = if self.slots.len() < FLOWS {
-            self.slots.push(Slot { flow, newer: 0, older: 0 });
-            self.slots.len() - 1
-        } else {
-            let at = self.oldest;
-            self.unlink(at);
-            if let Some(slot) = self.slots.get_mut(at) {
-                self.index.remove(&slot.flow);
-                slot.flow = flow;
-            }
-            at
-        };
-        self.index.insert(flow, at);
-        if self.index.len() == 1 {
-            (self.newest, self.oldest) = (at, at);
-        } else {
-            self.link_newest(at);
-        }
-    }
-
-    fn unlink(&mut self, at: usize) {
-        let Some((newer, older)) = self.slots.get(at).map(|s| (s.newer, s.older)) else {
-            return;
-        };
-        if at == self.oldest {
-            self.oldest = newer;
-        } else if let Some(s) = self.slots.get_mut(older) {
-            s.newer = newer;
-        }
-        if at == self.newest {
-            self.newest = older;
-        } else if let Some(s) = self.slots.get_mut(newer) {
-            s.older = older;
-        }
-    }
-
-    fn link_newest(&mut self, at: usize) {
-        let before = self.newest;
-        if let Some(s) = self.slots.get_mut(before) {
-            s.newer = at;
-        }
-        if let Some(s) = self.slots.get_mut(at) {
-            s.older = before;
-        }
-        self.newest = at;
-    }
+pub(crate) struct Resets {
+    /// For the peer.
+    pub(crate) to_peer: Option<Vec<u8>>,
+    /// For our host, or the host behind us.
+    pub(crate) to_host: Option<Permitted>,
 }
 
 /// Why a packet may not pass.
@@ -238,95 +69,87 @@ pub(crate) struct Refused {
     pub(crate) notify: Option<u8>,
     /// The headers, for that notice.
     pub(crate) headers: Headers,
+    /// A connection was cut: tell both ends.
+    pub(crate) resets: Option<Resets>,
 }
 
 /// The filter of this node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Filter {
-    rules: Vec<Rule>,
-    local: IpSet,
+    index: Index,
+    scope: Scope,
     shields_up: bool,
-    flows: Flows,
+    /// UDP and SCTP flows that we started, and that peers started.
+    ours: Flows,
+    theirs: Flows,
+    connections: Connections,
 }
 
-const fn default_protos() -> [u128; 2] {
-    let low = (1 << Proto::ICMPV4.0) | (1 << Proto::TCP.0) | (1 << Proto::UDP.0) | (1 << Proto::ICMPV6.0);
-    [low, 0]
-}
-
-fn compile_protos(list: &[i32]) -> [u128; 2] {
-    if list.is_empty() {
-        return default_protos();
+impl Default for Filter {
+    fn default() -> Self {
+        Self {
+            index: Index::default(),
+            scope: Scope::default(),
+            shields_up: false,
+            ours: Flows::new(FLOWS),
+            theirs: Flows::new(PEER_FLOWS),
+            connections: Connections::default(),
+        }
     }
-    let mut out = [0_u128; 2];
-    for n in list.iter().filter_map(|n| u8::try_from(*n).ok()) {
-        out[usize::from(n >> 7)] |= 1 << (n & 127);
+}
+
+fn read<'a>(rules: impl Iterator<Item = &'a FilterRule>, scope: &Scope) -> Vec<Rule> {
+    let mut budget = MAX_RANGES;
+    let mut out = Vec::new();
+    for rule in rules.take(MAX_RULES) {
+        let Some(rule) = Rule::read(rule, &scope.cap_holders) else {
+            continue;
+        };
+        let Some(rest) = budget.checked_sub(rule.len()) else {
+            tracing::warn!("the packet filter of this network is too large; its tail is left out");
+            break;
+        };
+        budget = rest;
+        out.push(rule);
+    }
+    // A node limited to the PeerAPI that a rule lets in shows that the filter was tampered with.
+    let tampered = |r: &Rule| scope.peer_api_only.iter().any(|n| r.sources().contains(n.addr()));
+    if out.iter().any(tampered) {
+        tracing::warn!("the packet filter names a PeerAPI-only node: everything is refused");
+        out.clear();
     }
     out
 }
 
-fn compile_rule(rule: &FilterRule, scope: &Scope) -> Option<Rule> {
-    let (mut srcs, mut cap_srcs) = (IpSet::default(), IpSet::default());
-    for text in &rule.src_ips {
-        if let Some(cap) = text.strip_prefix("cap:") {
-            for net in scope.cap_holders.get(cap).into_iter().flatten() {
-                cap_srcs.add(*net);
-            }
-        } else if !srcs.add_text(text) {
-            tracing::debug!(source = %text, "a filter rule's source is unreadable: skipped");
-        }
-    }
-    let mut dsts: Vec<(IpSet, PortRange)> = Vec::new();
-    for dst in &rule.dst_ports {
-        let mut set = IpSet::default();
-        if dst.ports.first <= dst.ports.last && set.add_text(&dst.ip) {
-            match dsts.iter_mut().find(|(_, ports)| *ports == dst.ports) {
-                Some((all, _)) => {
-                    all.v4.append(&mut set.v4);
-                    all.v6.append(&mut set.v6);
-                }
-                None => dsts.push((set, dst.ports)),
-            }
-        }
-    }
-    (!dsts.is_empty()).then(|| Rule {
-        protos: compile_protos(&rule.ip_proto),
-        srcs: srcs.seal(),
-        cap_srcs: cap_srcs.seal(),
-        dsts: dsts.into_iter().map(|(s, p)| (s.seal(), p)).collect(),
-    })
-}
-
 impl Filter {
-    /// Takes new rules; the flows stay.
+    /// Takes new rules. Flows stay, but for connections that peers opened and may not have any more.
     pub(crate) fn set<'a>(
         &mut self,
         rules: impl Iterator<Item = &'a FilterRule>,
         scope: Scope,
         shields_up: bool,
     ) {
+        let same = scope.version != 0 && self.scope == scope;
+        if same && self.shields_up == shields_up {
+            return;
+        }
         self.shields_up = shields_up;
-        self.rules.clear();
-        let mut budget = MAX_RANGES;
-        for rule in rules.take(MAX_RULES) {
-            let Some(rule) = compile_rule(rule, &scope) else {
-                continue;
-            };
-            let size = rule.srcs.len() + rule.dsts.iter().map(|d| d.0.len()).sum::<usize>();
-            let Some(rest) = budget.checked_sub(size) else {
-                tracing::warn!("the packet filter of this network is too large; its tail is left out");
-                break;
-            };
-            budget = rest;
-            self.rules.push(rule);
+        if !same {
+            let rules = read(rules, &scope);
+            self.index = build::build(&rules, &scope.local, Budget::NODE);
+            self.scope = scope;
+            let (bytes, parts) = self.index.size();
+            tracing::debug!(rules = rules.len(), bytes, parts, "the packet filter was built");
         }
-        // A node limited to the PeerAPI that a rule lets in shows that the filter was tampered with.
-        let tampered = |r: &Rule| scope.peer_api_only.iter().any(|n| r.from(n.addr()));
-        if self.rules.iter().any(tampered) {
-            tracing::warn!("the packet filter names a PeerAPI-only node: everything is refused");
-            self.rules.clear();
+        let (index, local) = (&self.index, &self.scope.local);
+        let cut = self.connections.judge_again(|flow| {
+            !shields_up
+                && local.contains(flow.near.0)
+                && index.port(flow.far.0, flow.near.0, flow.proto.0, flow.near.1)
+        });
+        if cut > 0 {
+            tracing::info!(connections = cut, "the policy changed: connections of peers were cut");
         }
-        self.local = scope.local;
     }
 
     /// Notes an outgoing packet's flow, so that answers come back; says why when it may not leave.
@@ -335,12 +158,24 @@ impl Filter {
         match h.proto {
             Proto::TSMP => Err("tsmp from host"),
             Proto::UDP | Proto::SCTP => {
-                self.flows.touch(Flow {
-                    proto: h.proto,
-                    near: (h.src, h.src_port),
-                    far: (h.dst, h.dst_port),
-                });
+                let flow = Flow::outbound(h);
+                // An answer to a peer does not make its flow ours: the rules go on to judge it.
+                if !self.theirs.refresh(&flow) {
+                    self.ours.touch(flow);
+                }
                 Ok(())
+            }
+            Proto::TCP if h.is_tcp_syn() => {
+                self.connections.opened_by_us(Flow::outbound(h));
+                Ok(())
+            }
+            Proto::TCP => {
+                if h.is_tcp_end() {
+                    self.connections.ends(&Flow::outbound(h));
+                }
+                // The host's own reset may tell the peer.
+                let cut = !h.is_tcp_rst() && self.connections.is_cut(&Flow::outbound(h));
+                if cut { Err(CUT) } else { Ok(()) }
             }
             _ => Ok(()),
         }
@@ -355,7 +190,8 @@ impl Filter {
             Err(reason) => {
                 let syn = h.proto == Proto::TCP && h.is_tcp_syn() && h.src.is_ipv4();
                 let notify = (syn && reason == "acl").then_some(if closed { b'S' } else { b'A' });
-                Err(Refused { reason, notify, headers: h })
+                let resets = (reason == CUT).then(|| Resets::of(packet.packet()));
+                Err(Refused { reason, notify, headers: h, resets })
             }
         }
     }
@@ -365,31 +201,64 @@ impl Filter {
         if h.proto == Proto::FRAGMENT {
             return Ok(());
         }
-        if !self.local.contains(h.dst) {
+        if !self.scope.local.contains(h.dst) {
             return Err("not for us");
         }
-        let rules: &[Rule] = if closed { &[] } else { &self.rules };
+        let open = !closed;
         let permitted = match h.proto {
-            Proto::ICMPV4 | Proto::ICMPV6 => {
-                h.is_icmp_answer() || rules.iter().any(|r| r.from(h.src) && r.to(h.dst, |_| true))
+            Proto::ICMPV4 | Proto::ICMPV6 => h.is_icmp_answer() || (open && self.index.reaches(h.src, h.dst)),
+            Proto::TCP if h.is_tcp_syn() => {
+                let permitted = open && self.port(h);
+                if permitted {
+                    self.connections.opened_by_peer(Flow::inbound(h));
+                }
+                permitted
             }
-            Proto::TCP => !h.is_tcp_syn() || ports_permit(rules, h),
+            Proto::TCP => return self.segment(h, open),
             Proto::UDP | Proto::SCTP => {
-                let flow = Flow { proto: h.proto, near: (h.dst, h.dst_port), far: (h.src, h.src_port) };
-                self.flows.refresh(flow) || ports_permit(rules, h)
+                let flow = Flow::inbound(h);
+                self.ours.refresh(&flow) || {
+                    let permitted = open && self.port(h);
+                    if permitted {
+                        self.theirs.touch(flow);
+                    }
+                    permitted
+                }
             }
             Proto::TSMP => true,
             // Capability sources do not count on this branch (dataplane.md 6.3).
-            _ => rules.iter().any(|r| {
-                r.has_proto(h.proto) && r.srcs.contains(h.src) && r.to(h.dst, |p| p == PortRange::ANY)
-            }),
+            _ => open && self.index.portless(h.src, h.dst, h.proto.0),
         };
         if permitted { Ok(()) } else { Err("acl") }
     }
+
+    /// A TCP segment that opens nothing.
+    fn segment(&mut self, h: &Headers, open: bool) -> Result<(), &'static str> {
+        if open && self.connections.is_calm() {
+            return Ok(());
+        }
+        match self.connections.standing(&Flow::inbound(h)) {
+            Standing::Unknown => Ok(()),
+            Standing::Theirs if open => Ok(()),
+            Standing::Suspect if open && self.port(h) => Ok(()),
+            Standing::Theirs | Standing::Cut | Standing::Suspect => Err(CUT),
+        }
+    }
+
+    fn port(&self, h: &Headers) -> bool {
+        self.index.port(h.src, h.dst, h.proto.0, h.dst_port)
+    }
 }
 
-fn ports_permit(rules: &[Rule], h: &Headers) -> bool {
-    rules.iter().any(|r| r.has_proto(h.proto) && r.from(h.src) && r.to(h.dst, |p| p.contains(h.dst_port)))
+impl Resets {
+    fn of(packet: &IpPacket) -> Self {
+        if packet.headers().is_tcp_rst() {
+            // Never a reset for a reset.
+            return Self { to_peer: None, to_host: None };
+        }
+        let to_host = build_rst_onward(packet).map(|rst| Permitted::own(rst.into()));
+        Self { to_peer: build_rst(packet), to_host }
+    }
 }
 
 fn precheck(h: &Headers) -> Result<(), &'static str> {
@@ -411,3 +280,6 @@ fn precheck(h: &Headers) -> Result<(), &'static str> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod naive_tests;

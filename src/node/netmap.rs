@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -54,7 +55,11 @@ pub(crate) struct Netmap {
     pub(crate) dns: DnsConfig,
     /// Tailnet name.
     pub(crate) domain: String,
-    chunks: BTreeMap<String, Vec<FilterRule>>,
+    chunks: BTreeMap<String, Arc<Vec<FilterRule>>>,
+    /// Counts changes of the rules, so that the same rules told again are not compiled again.
+    rules_version: u64,
+    /// Capabilities that rules name as sources.
+    cap_sources: BTreeSet<String>,
     ssh: Option<SshPolicy>,
     clock_offset: Option<TimeDelta>,
     fresh_pending: bool,
@@ -102,6 +107,8 @@ impl Netmap {
             return Changes::default();
         }
         let mut changes = Changes::default();
+        // Lists are shared: nothing is copied.
+        let rules_before = self.chunks.clone();
         if self.fresh_pending {
             if m.node.is_none() {
                 tracing::warn!("the first map of a stream lacks ourselves and is ignored");
@@ -131,6 +138,9 @@ impl Netmap {
             self.domain.clone_from(&m.domain);
         }
         self.apply_filter(m, &mut changes);
+        if changes.filter {
+            self.count_rules(&rules_before);
+        }
         if let Some(ssh) = &m.ssh_policy {
             self.ssh = Some(ssh.clone());
         }
@@ -288,7 +298,7 @@ impl Netmap {
     fn apply_filter(&mut self, m: &MapResponse, changes: &mut Changes) {
         if let Some(base) = &m.packet_filter {
             changes.filter = true;
-            self.chunks.insert("base".to_owned(), base.clone());
+            self.chunks.insert("base".to_owned(), Arc::new(base.clone()));
         }
         let Some(chunks) = &m.packet_filters else {
             return;
@@ -300,7 +310,7 @@ impl Netmap {
         for (name, rules) in chunks.iter().filter(|(name, _)| *name != "*") {
             match rules {
                 Some(rules) if self.chunks.len() < MAX_CHUNKS => {
-                    self.chunks.insert(name.clone(), rules.clone());
+                    self.chunks.insert(name.clone(), Arc::new(rules.clone()));
                 }
                 Some(_) => tracing::warn!("the packet filter has too many parts: one is left out"),
                 None => {
@@ -310,9 +320,29 @@ impl Netmap {
         }
     }
 
+    /// Notes whether the rules are others than `before`.
+    fn count_rules(&mut self, before: &BTreeMap<String, Arc<Vec<FilterRule>>>) {
+        if self.chunks == *before {
+            return;
+        }
+        self.rules_version += 1;
+        let sources = self.chunks.values().flat_map(|list| list.iter()).flat_map(|r| r.src_ips.iter());
+        self.cap_sources = sources.filter_map(|s| s.strip_prefix("cap:")).map(str::to_owned).collect();
+    }
+
+    /// Which rules these are: another number whenever they changed.
+    pub(crate) const fn rules_version(&self) -> u64 {
+        self.rules_version
+    }
+
+    /// Capabilities that rules name as sources.
+    pub(crate) const fn cap_sources(&self) -> &BTreeSet<String> {
+        &self.cap_sources
+    }
+
     /// All filter rules, in order.
     pub(crate) fn rules(&self) -> impl Iterator<Item = &FilterRule> {
-        self.chunks.values().flatten()
+        self.chunks.values().flat_map(|list| list.iter())
     }
 
     /// Takes a disco key the peer told us itself.
@@ -361,7 +391,7 @@ impl Netmap {
 
     /// Everything as one message, for keeping.
     pub(crate) fn snapshot(&self) -> Option<MapResponse> {
-        let chunks = self.chunks.iter().map(|(n, r)| (n.clone(), Some(r.clone())));
+        let chunks = self.chunks.iter().map(|(n, r)| (n.clone(), Some(r.to_vec())));
         Some(MapResponse {
             node: Some(self.node.clone()?),
             derp_map: Some(self.derp.clone()),

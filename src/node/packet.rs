@@ -185,6 +185,11 @@ impl Headers {
         self.kind & TCP_RST != 0
     }
 
+    /// A TCP segment by which its sender ends its side: FIN or RST.
+    pub(crate) const fn is_tcp_end(&self) -> bool {
+        self.kind & (TCP_FIN | TCP_RST) != 0
+    }
+
     /// An ICMP echo reply or error, which belongs to something we started.
     pub(crate) const fn is_icmp_answer(&self) -> bool {
         // The official parser needs eight bytes to tell.
@@ -366,15 +371,30 @@ pub(crate) fn build_rst(packet: &IpPacket) -> Option<Vec<u8>> {
         let ack = word(4)?.wrapping_add(data).wrapping_add(syn_fin);
         (0, ack, TCP_RST | TCP_ACK)
     };
+    build_flags((h.dst, h.dst_port), (h.src, h.src_port), (seq, ack, flags))
+}
+
+/// A reset that goes on where a segment was going, in its sender's name: what the receiver of a connection
+/// gets when the connection is cut on the way.
+pub(crate) fn build_rst_onward(packet: &IpPacket) -> Option<Vec<u8>> {
+    let h = packet.headers();
+    let sub = packet.transport();
+    let word = |at: usize| Some(u32::from_be_bytes(sub.get(at..at + 4)?.try_into().ok()?));
+    let flags = TCP_RST | (h.kind & TCP_ACK);
+    build_flags((h.src, h.src_port), (h.dst, h.dst_port), (word(4)?, word(8)?, flags))
+}
+
+/// A TCP segment without data.
+fn build_flags(src: (IpAddr, u16), dst: (IpAddr, u16), (seq, ack, flags): (u32, u32, u8)) -> Option<Vec<u8>> {
     let mut t = Vec::with_capacity(20);
-    t.extend_from_slice(&h.dst_port.to_be_bytes());
-    t.extend_from_slice(&h.src_port.to_be_bytes());
+    t.extend_from_slice(&src.1.to_be_bytes());
+    t.extend_from_slice(&dst.1.to_be_bytes());
     t.extend_from_slice(&seq.to_be_bytes());
     t.extend_from_slice(&ack.to_be_bytes());
     t.extend_from_slice(&[0x50, flags, 0, 0, 0, 0, 0, 0]);
-    let check = fold(sum(pseudo_sum(h.dst, h.src, Proto::TCP, t.len()), &t));
+    let check = fold(sum(pseudo_sum(src.0, dst.0, Proto::TCP, t.len()), &t));
     t.get_mut(16..18)?.copy_from_slice(&check.to_be_bytes());
-    build_ip(h.dst, h.src, Proto::TCP, &t)
+    build_ip(src.0, dst.0, Proto::TCP, &t)
 }
 
 #[cfg(test)]

@@ -19,10 +19,12 @@ mod world;
 #[path = "../support/webdriver.rs"]
 mod webdriver;
 
+mod scenario_access;
 mod scenario_attack;
 mod scenario_batches;
 mod scenario_browser;
 mod scenario_crowds;
+mod scenario_cut;
 mod scenario_diagnostics;
 mod scenario_faults;
 mod scenario_hostile;

@@ -14,7 +14,8 @@ use super::random::{self, Draw};
 fn own_view(compiled: &Compiled, node: NodeId) -> Vec<(&'static str, String)> {
     let mut rules = compiled.filter_rules(node).to_vec();
     rules.iter_mut().for_each(|r| r.dst_ports.sort_by(|a, b| (&a.ip, a.ports).cmp(&(&b.ip, b.ports))));
-    let ssh = compiled.ssh_rules(node, "https://base");
+    let mut ssh = compiled.ssh_rules(node, "https://base");
+    ssh.iter_mut().for_each(|r| r.principals.sort_by(|a, b| a.node_ip.cmp(&b.node_ip)));
     vec![
         ("filter", serde_json::to_string(&rules).unwrap()),
         ("ssh", serde_json::to_string(&ssh).unwrap()),

@@ -16,3 +16,5 @@ mod naive;
 mod plain;
 #[cfg(test)]
 mod random;
+#[cfg(test)]
+mod views;

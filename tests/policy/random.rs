@@ -323,14 +323,21 @@ fn grant(draw: &mut Draw) -> Value {
         let alias = match d.below(10) {
             _ if own && d.percent(70) => "autogroup:self".to_owned(),
             0..=6 if via => {
-                (*d.pick(&["10.33.0.0/16", "10.33.7.0/24", "10.33.7.9", "192.168.1.0/25", "h2", "ipset:s"]))
+                (*d.pick(&["10.33.0.0/16", "10.33.7.0/24", "10.33.7.9", "192.168.1.0/25", "h2", "ipset:one"]))
                     .to_owned()
             }
             7 if via => "autogroup:internet".to_owned(),
             _ => destination(d, false),
         };
-        if app && alias == "autogroup:internet" { "tag:a".to_owned() } else { alias }
+        match &*alias {
+            "autogroup:internet" | "ipset:t" if app => "tag:a".to_owned(),
+            "ipset:s" | "ipset:t" if via => "ipset:one".to_owned(),
+            _ => alias,
+        }
     });
+    // Capabilities that come back from all of the internet are nobody's question.
+    let whole = |s: &String| app && (WIDE.contains(&&**s) || s == "autogroup:danger-all" || s == "ipset:t");
+    let src: Vec<String> = src.into_iter().map(|s| if whole(&s) { "tag:b".to_owned() } else { s }).collect();
     if via && !own {
         rule.insert("via".into(), draw.some(&TAGS, 2).into_iter().copied().collect::<Vec<_>>().into());
     }
@@ -388,13 +395,17 @@ pub(crate) fn policy(draw: &mut Draw) -> Value {
             let target = match d.below(8) {
                 0 if inner => "ipset:s".to_owned(),
                 1 => "host:h1".to_owned(),
-                2 => "autogroup:internet".to_owned(),
                 _ => (*d.pick(&LITERALS)).to_owned(),
             };
             format!("{}{target}", d.pick(&["", "add ", "remove "]))
         })
     };
-    let (s, t) = (set(draw, false), set(draw, true));
+    let (s, mut t) = (set(draw, false), set(draw, true));
+    // Beside its neighbours it would be one range that is in part no internet.
+    if draw.percent(30) {
+        t = vec!["autogroup:internet".to_owned()];
+        t.extend(draw.percent(40).then(|| "remove 8.8.0.0/16".to_owned()));
+    }
     let members = ["odin@example.com", "thor@example.org", "dave@", "ghost@example.com"];
     let nets: Vec<&str> = LITERALS.iter().copied().filter(|l| !l.contains('-')).collect();
     let mut out = json!({
@@ -402,7 +413,7 @@ pub(crate) fn policy(draw: &mut Draw) -> Value {
             "group:g": draw.some(&members, 3), "group:h": draw.some(&members, 2), "group:none": [],
         },
         "hosts": {"h1": draw.pick(&nets), "h2": "10.33.7.0/24", "h3": draw.pick(&nets)},
-        "ipsets": {"ipset:s": s, "ipset:t": t},
+        "ipsets": {"ipset:s": s, "ipset:t": t, "ipset:one": ["10.33.0.0/16"]},
         "tagOwners": TAGS.iter().map(|t| ((*t).to_owned(), json!(["odin@example.com"]))).collect::<Map<_, _>>(),
         "postures": {
             "posture:p": ["node:os == 'linux'"],

@@ -154,9 +154,9 @@ impl Engine {
                 local.add(*net);
             }
         }
-        let named = self.netmap.rules().flat_map(|r| &r.src_ips);
+        let named = self.netmap.cap_sources().iter();
         let mut cap_holders: HashMap<String, Vec<IpNet>> =
-            named.filter_map(|s| s.strip_prefix("cap:")).map(|cap| (cap.to_owned(), Vec::new())).collect();
+            named.map(|cap| (cap.clone(), Vec::new())).collect();
         let mut peer_api_only = Vec::new();
         for node in self.netmap.peers.values() {
             if node.unsigned_peer_api_only {
@@ -170,7 +170,7 @@ impl Engine {
                 }
             }
         }
-        Scope { local: local.seal(), cap_holders, peer_api_only }
+        Scope { version: self.netmap.rules_version(), local: local.seal(), cap_holders, peer_api_only }
     }
 
     fn build_os(&self, now: Now) -> OsConfig {

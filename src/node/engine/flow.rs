@@ -7,10 +7,10 @@ use bytes::{Bytes, BytesMut};
 use super::{Ctx, Engine, EngineEvent, Path, ctx, disco};
 use crate::clock::Now;
 use crate::keys::{DiscoPublic, NodeId, NodePublic, RegionId};
-use crate::node::filter::Refused;
+use crate::node::filter::{CUT, Refused, Resets};
 use crate::node::magicsock::PeerUpdate;
 use crate::node::outbox::Outbox;
-use crate::node::packet::{FromPeer, Headers, IpPacket, Proto, build_ip};
+use crate::node::packet::{FromPeer, Headers, IpPacket, Permitted, Proto, build_ip, build_rst};
 use crate::node::quad100::is_service;
 use crate::node::wg::{UNKNOWN_SESSION, relay_source};
 use crate::stun::message::is_stun;
@@ -49,6 +49,9 @@ impl Engine {
         }
         if let Err(reason) = self.filter.outbound(&h) {
             self.out.dropped(reason);
+            if reason == CUT {
+                self.reset_host(packet);
+            }
             return;
         }
         let Some(id) = self.router.find(h.dst) else {
@@ -62,6 +65,14 @@ impl Engine {
             return;
         }
         self.send_plain(id, packet, true, now);
+    }
+
+    /// The host still sends on a connection that was cut: it gets a reset, as if the peer had gone away.
+    fn reset_host(&mut self, packet: &[u8]) {
+        let packet = IpPacket::new(Bytes::copy_from_slice(packet));
+        if let Some(rst) = packet.as_ref().and_then(build_rst) {
+            self.out.tun(Permitted::own(rst.into()));
+        }
     }
 
     fn is_own_disco(&self, packet: &[u8], h: &Headers) -> bool {
@@ -243,7 +254,20 @@ impl Engine {
             Err(refused) => {
                 self.out.dropped(refused.reason);
                 self.notify(id, &refused, now);
+                if let Some(resets) = refused.resets {
+                    self.reset(id, resets, now);
+                }
             }
+        }
+    }
+
+    /// Tells both ends of a connection that it was cut, as neither would learn it otherwise.
+    fn reset(&mut self, id: NodeId, resets: Resets, now: Now) {
+        if let Some(packet) = resets.to_host {
+            self.out.tun(packet);
+        }
+        if let Some(packet) = resets.to_peer {
+            self.send_plain(id, &packet, false, now);
         }
     }
 
