@@ -144,7 +144,7 @@ impl Edit {
     ///
     /// # Errors
     /// When a test says neither accept nor deny.
-    pub(super) fn changes(&self) -> Result<Vec<Change>, String> {
+    pub(in crate::cli) fn changes(&self) -> Result<Vec<Change>, String> {
         let mut out = Vec::new();
         let mut lines = self.remove_rule.clone();
         lines.sort_unstable_by_key(|line| std::cmp::Reverse(*line));
