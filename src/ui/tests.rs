@@ -494,7 +494,10 @@ fn a_question_is_its_address_and_its_command() {
     let form = Form { from: "alice@".into(), to: "db 1".into(), port: "22".into(), ..Form::default() };
     assert_eq!(form.url(false), "/simulator?from=alice%40&to=db%201&port=22");
     assert_eq!(form.url(true), "/simulator?from=db%201&to=alice%40&port=22");
-    assert_eq!(form.command(true), "tsd policy explain --from alice@ --to 'db 1' --port 22 --draft policy.hujson");
+    assert_eq!(
+        form.command(true),
+        "tsd policy explain --from alice@ --to 'db 1' --port 22 --draft policy.hujson"
+    );
 }
 
 #[test]
@@ -551,7 +554,9 @@ fn redirects_carry_codes_never_text() {
 
 #[test]
 fn the_console_owns_its_addresses_only() {
-    for path in ["/", "/login", "/device/3", "/a/abc", "/static/style-1.css", "/access/version/3", "/simulator"] {
+    for path in
+        ["/", "/login", "/device/3", "/a/abc", "/static/style-1.css", "/access/version/3", "/simulator"]
+    {
         assert!(super::Ui::owns(path), "{path}");
     }
     for path in ["/key", "/ts2021", "/derp", "/machine/map", "/healthz", "/devicesx", "/ab"] {
