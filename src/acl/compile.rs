@@ -122,7 +122,11 @@ pub(super) struct Inner {
 
 /// Compiles `plan` for `world`.
 pub(super) fn compile(file: &Arc<File>, plan: &Arc<Plan>, world: &World) -> Inner {
-    let ground = Ground::new(world);
+    compile_on(file, plan, Ground::new(world))
+}
+
+/// Compiles `plan` for a world that was numbered before.
+pub(super) fn compile_on(file: &Arc<File>, plan: &Arc<Plan>, ground: Ground) -> Inner {
     let states = States::new(file, plan, &ground);
     let mut alike: HashMap<(&Alias, Id), Arc<Bits>> = HashMap::new();
     let names: Vec<Arc<NameState>> =

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ipnet::IpNet;
 
@@ -46,6 +46,9 @@ pub(super) struct Route {
     pub(super) covers: Bits,
 }
 
+/// Keys the hashes of this run; one for all worlds, so that policies can be compared.
+static SEED: OnceLock<[RandomState; 2]> = OnceLock::new();
+
 type Index<K> = HashMap<K, Arc<Bits>>;
 
 /// A world, numbered.
@@ -70,7 +73,7 @@ pub(super) struct Ground {
     route_index: Arc<HashMap<IpNet, usize>>,
     /// All addresses in order, with their slots.
     addresses: Arc<Vec<(IpAddr, usize)>>,
-    /// Keys the hashes of this server's run, so that nobody outside can make two sets collide.
+    /// Nobody outside can make two sets collide.
     seed: [RandomState; 2],
     /// The tailnet's mail domains and settings, without users and nodes.
     pub(super) frame: Arc<World>,
@@ -97,7 +100,7 @@ impl Ground {
             routes: Vec::new(),
             route_index: Arc::default(),
             addresses: Arc::default(),
-            seed: [RandomState::new(), RandomState::new()],
+            seed: SEED.get_or_init(|| [RandomState::new(), RandomState::new()]).clone(),
             frame: Arc::new(frame),
             none: Arc::default(),
         };
@@ -358,6 +361,22 @@ impl Ground {
     /// Routes that somebody serves, with their numbers.
     pub(super) fn served(&self) -> impl Iterator<Item = (usize, &Route)> {
         (0..).zip(&self.routes).filter(|(_, r)| !r.nodes.is_empty()).map(|(n, r)| (n, &**r))
+    }
+
+    /// All nodes there are, with their slots.
+    pub(super) fn live(&self) -> impl Iterator<Item = (usize, &GroundNode)> {
+        self.all.iter().filter_map(|at| Some((at, &**self.nodes.get(at)?)))
+    }
+
+    /// Whether two worlds number the same nodes alike.
+    pub(super) fn alike(&self, other: &Self) -> bool {
+        self.all == other.all
+            && self.live().all(|(at, n)| {
+                other.nodes.get(at).is_some_and(|o| Arc::ptr_eq(&n.node, &o.node) || n.node == o.node)
+            })
+            && self.people == other.people
+            && self.routes.len() == other.routes.len()
+            && self.routes.iter().zip(&other.routes).all(|(a, b)| a.net == b.net)
     }
 
     /// The user a node belongs to.

@@ -9,6 +9,7 @@ pub mod ast;
 mod attrs;
 mod check;
 mod compile;
+mod diff;
 mod edit;
 mod error;
 pub mod explain;
@@ -169,6 +170,14 @@ impl Policy {
     #[must_use]
     pub fn compile(&self, world: &World) -> Compiled {
         let inner = Arc::new(compile::compile(&self.file, &self.plan, world));
+        Compiled { inner, lines: self.lines.clone() }
+    }
+
+    /// Compiles for the world that `other` is in force for; cheaper, and to be compared with it.
+    #[must_use]
+    pub fn compile_beside(&self, other: &Compiled) -> Compiled {
+        let ground = other.inner.ground.clone();
+        let inner = Arc::new(compile::compile_on(&self.file, &self.plan, ground));
         Compiled { inner, lines: self.lines.clone() }
     }
 
@@ -403,34 +412,62 @@ pub struct WorldChange {
     pub users: BTreeMap<UserId, Option<WorldUser>>,
 }
 
-/// What one pair of nodes gains or loses when the policy changes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// What somebody gains or loses when the policy changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct AccessChange {
-    /// Who reaches.
-    pub from: NodeId,
+    /// Who reaches, as people and tags: `alice@, tag:ci and 3 more`.
+    pub from: String,
     /// Whom.
-    pub to: NodeId,
-    /// Ports and protocols in words: `tcp 22, 443`, `all ports`.
+    pub to: String,
+    /// Ports, protocols and capabilities in words: `tcp 22, 443`, `all ports`.
     pub what: String,
+    /// For how many pairs of devices.
+    pub pairs: u64,
+    /// Some of the devices that reach, at most 16.
+    pub from_nodes: Vec<NodeId>,
+    /// Some of those that are reached, at most 16.
+    pub to_nodes: Vec<NodeId>,
 }
 
-/// Gains and losses between two compiled policies, as pairs; each list in order, bounded to `limit`
-/// entries with the whole counts beside.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+/// Gains and losses between two compiled policies, the widest first; each list bounded, with the whole
+/// counts of pairs of devices beside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AccessDiff {
     /// New access.
     pub gained: Vec<AccessChange>,
     /// Access taken away.
     pub lost: Vec<AccessChange>,
-    /// All gains, also those past the limit.
+    /// Pairs of devices that gain.
     pub gained_total: u64,
-    /// All losses, also those past the limit.
+    /// Pairs of devices that lose.
     pub lost_total: u64,
+    /// False when the change touches so much that not all of it was looked at: the counts are lower
+    /// bounds then.
+    pub exact: bool,
 }
 
-/// Compares two compiled policies over the nodes of `world`.
+impl Default for AccessDiff {
+    fn default() -> Self {
+        Self { gained: Vec::new(), lost: Vec::new(), gained_total: 0, lost_total: 0, exact: true }
+    }
+}
+
+impl AccessDiff {
+    /// Whether somebody loses access, or may.
+    #[must_use]
+    pub const fn takes_away(&self) -> bool {
+        self.lost_total > 0 || !self.exact
+    }
+}
+
+/// Compares two policies compiled for the same world; at most `limit` rows each way.
 #[must_use]
-pub fn diff(old: &Compiled, new: &Compiled, world: &World, limit: usize) -> AccessDiff {
-    let _ = (old, new, world, limit);
-    AccessDiff::default()
+pub fn diff(old: &Compiled, new: &Compiled, limit: usize) -> AccessDiff {
+    if old.inner.ground.alike(&new.inner.ground) {
+        return diff::diff(&old.inner, &new.inner, limit);
+    }
+    // Slots differ after changes of the world; a fresh numbering makes both comparable.
+    let world = new.inner.world();
+    let again = |policy: &Compiled| compile::compile(&policy.inner.file, &policy.inner.plan, &world);
+    diff::diff(&again(old), &again(new), limit)
 }

@@ -138,6 +138,8 @@ pub(super) struct Plan {
     /// Per name: the lists it stands in.
     pub(super) lists_of: Vec<Vec<Id>>,
     pub(super) units: Vec<Unit>,
+    /// Per list: the units whose sources it is.
+    pub(super) units_of: Vec<Vec<Id>>,
     /// Per name: units it is a destination of, with the number of the part.
     pub(super) uses: Vec<Vec<(Id, Id)>>,
     /// Per source name: destination names it leads to, sorted; without the steered ones.
@@ -408,9 +410,11 @@ impl Layer<'_> {
             }
         }
         plan.uses = vec![Vec::new(); count];
+        plan.units_of = vec![Vec::new(); plan.lists.len()];
         let mut reached: Vec<Vec<Id>> = vec![Vec::new(); plan.lists.len()];
         for (at, unit) in plan.units.iter().enumerate() {
             let at = number(at);
+            push(&mut plan.units_of, unit.list, at);
             if unit.own() {
                 plan.own.push(at);
             }

@@ -27,7 +27,7 @@ impl ApiError {
                 (StatusCode::UNPROCESSABLE_ENTITY, "policy")
             }
             AdminError::NeedsConfirmation(outcome) => {
-                body.diff = Some(Diff::named(outcome.diff, &control.nodes()));
+                body.diff = Some(outcome.diff.into());
                 body.cuts_author = outcome.cuts_author;
                 (StatusCode::PRECONDITION_REQUIRED, "needs-confirmation")
             }

@@ -357,19 +357,16 @@ pub struct Change {
     pub from: String,
     /// Whom.
     pub to: String,
-    /// Ports and protocols in words.
+    /// Ports, protocols and capabilities in words.
     pub what: String,
+    /// For how many pairs of devices.
+    #[serde(default)]
+    pub pairs: u64,
 }
 
-impl Change {
-    /// With the names of `nodes`; the id for a node that is gone.
-    #[must_use]
-    pub fn named(change: AccessChange, nodes: &[NodeView]) -> Self {
-        let name = |id: crate::keys::NodeId| {
-            let known = nodes.iter().find(|n| n.id == id);
-            known.map_or_else(|| id.to_string(), |n| n.name.clone())
-        };
-        Self { from: name(change.from), to: name(change.to), what: change.what }
+impl From<AccessChange> for Change {
+    fn from(c: AccessChange) -> Self {
+        Self { from: c.from, to: c.to, what: c.what, pairs: c.pairs }
     }
 }
 
@@ -384,18 +381,20 @@ pub struct Diff {
     pub gained_total: u64,
     /// All losses.
     pub lost_total: u64,
+    /// False when the counts are lower bounds.
+    #[serde(default)]
+    pub exact: bool,
 }
 
-impl Diff {
-    /// With the names of `nodes`.
-    #[must_use]
-    pub fn named(diff: crate::acl::AccessDiff, nodes: &[NodeView]) -> Self {
-        let list = |l: Vec<AccessChange>| l.into_iter().map(|c| Change::named(c, nodes)).collect();
+impl From<crate::acl::AccessDiff> for Diff {
+    fn from(diff: crate::acl::AccessDiff) -> Self {
+        let list = |l: Vec<AccessChange>| l.into_iter().map(Change::from).collect();
         Self {
             gained: list(diff.gained),
             lost: list(diff.lost),
             gained_total: diff.gained_total,
             lost_total: diff.lost_total,
+            exact: diff.exact,
         }
     }
 }
@@ -424,7 +423,7 @@ impl Outcome {
         Self {
             version: outcome.version,
             applied: outcome.applied,
-            diff: Diff::named(outcome.diff, nodes),
+            diff: outcome.diff.into(),
             warnings: outcome.warnings.into_iter().map(Fault::from).collect(),
             cuts_author: outcome.cuts_author,
         }

@@ -95,18 +95,7 @@ async fn diff(
             let (a, b) = (named(a, client, printer).await?, named(b, client, printer).await?);
             let (_, old) = compile::compiled(&a, &net, printer)?;
             let (_, new) = compile::compiled(&b, &net, printer)?;
-            let found = acl::diff(&old, &new, net.world(), SHOWN);
-            let name = |id| net.world().nodes.get(&id).map_or_else(String::new, |n| n.name.clone());
-            let list = |changes: Vec<acl::AccessChange>| {
-                let one = |c: acl::AccessChange| Change { from: name(c.from), to: name(c.to), what: c.what };
-                changes.into_iter().map(one).collect()
-            };
-            Diff {
-                gained: list(found.gained),
-                lost: list(found.lost),
-                gained_total: found.gained_total,
-                lost_total: found.lost_total,
-            }
+            Diff::from(acl::diff(&old, &new, SHOWN))
         }
         None if a == "live" => live::checked(&named(b, client, printer).await?, client, printer).await?.diff,
         None => {

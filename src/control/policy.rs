@@ -99,13 +99,13 @@ pub(super) fn prepare(
     let world = net.world();
     let refused = |faults: Vec<_>| if faults.is_empty() { Ok(()) } else { Err(AdminError::Policy(faults)) };
     refused(policy.mistakes(&world))?;
-    let compiled = policy.compile(&world);
+    let compiled = policy.compile_beside(&net.compiled);
     if refuse == Refuse::Everything {
         refused(compiled.failing_tests())?;
     }
     let outcome = PolicyOutcome {
         version: net.policy_version.version,
-        diff: diff(&net.compiled, &compiled, &world, SHOWN),
+        diff: diff(&net.compiled, &compiled, SHOWN),
         warnings: [policy.warnings(&world), compiled.doubtful_tests()].concat(),
         applied: false,
         cuts_author: author::cut_off(net, &compiled, author),
@@ -148,7 +148,7 @@ pub(super) fn set(
     if outcome.version != current || (draft.moved_on(epoch) && !stored.stale) {
         return Ok(None);
     }
-    let takes = outcome.diff.lost_total > 0 || outcome.cuts_author.is_some();
+    let takes = outcome.diff.takes_away() || outcome.cuts_author.is_some();
     if takes && !stored.confirmed {
         return Err(AdminError::NeedsConfirmation(Box::new(outcome)));
     }

@@ -19,6 +19,7 @@ pub(super) struct ChangeRow {
     pub(super) from: String,
     pub(super) to: String,
     pub(super) what: String,
+    pub(super) pairs: u64,
 }
 
 /// Who gains and who loses.
@@ -31,15 +32,13 @@ pub(super) struct DiffView {
 }
 
 impl DiffView {
-    pub(super) fn new(diff: &AccessDiff, nodes: &[NodeView]) -> Self {
-        let names: std::collections::BTreeMap<_, _> =
-            nodes.iter().map(|n| (n.id, clean(&n.name, 63))).collect();
-        let name = |id| names.get(&id).cloned().unwrap_or_else(|| format!("node {id}"));
+    pub(super) fn new(diff: &AccessDiff) -> Self {
         let rows = |list: &[AccessChange]| -> Vec<ChangeRow> {
             let row = |c: &AccessChange| ChangeRow {
-                from: name(c.from),
-                to: name(c.to),
+                from: clean(&c.from, 200),
+                to: clean(&c.to, 200),
                 what: clean(&c.what, 200),
+                pairs: c.pairs,
             };
             list.iter().take(SHOWN).map(row).collect()
         };
@@ -57,8 +56,8 @@ impl DiffView {
                     format!("{} access; {} some.", pairs(l, "loses", "lose"), pairs(g, "gains", "gain"))
                 }
             },
-            more_gained: diff.gained_total.saturating_sub(gained.len() as u64),
-            more_lost: diff.lost_total.saturating_sub(lost.len() as u64),
+            more_gained: diff.gained_total.saturating_sub(gained.iter().map(|r| r.pairs).sum()),
+            more_lost: diff.lost_total.saturating_sub(lost.iter().map(|r| r.pairs).sum()),
             gained,
             lost,
         }
@@ -101,8 +100,8 @@ impl Preview {
     ) -> Self {
         let hold = |n: usize| format!("{} {}.", count(n, "test"), if n == 1 { "holds" } else { "hold" });
         Self {
-            diff: DiffView::new(&outcome.diff, nodes),
-            loses: outcome.diff.lost_total > 0,
+            diff: DiffView::new(&outcome.diff),
+            loses: outcome.diff.takes_away(),
             cuts: outcome.cuts_author.as_deref().map(|why| clean(why, 400)),
             seen: if matters(outcome) { fingerprint(&editor.text.0, outcome) } else { String::new() },
             warnings: faults(editor, &outcome.warnings, "warn"),

@@ -198,10 +198,11 @@ fn confirm() -> Confirm {
 
 fn diff() -> AccessDiff {
     let change =
-        |from, to, what: &str| AccessChange { from: NodeId(from), to: NodeId(to), what: what.into() };
+        |from: &str, to: &str, what: &str| AccessChange { from: from.into(), to: to.into(), what: what.into(), pairs: 1, ..AccessChange::default() };
     AccessDiff {
-        gained: vec![change(2, 3, "tcp 443")],
-        lost: vec![change(1, 3, "tcp 22, 5432"), change(5, 3, "all ports")],
+        exact: true,
+        gained: vec![change("bob@", "tag:db", "tcp 443")],
+        lost: vec![change("alice@", "tag:db", "tcp 22, 5432"), change("node 5", "tag:db", "all ports")],
         gained_total: 1,
         lost_total: 12,
     }
@@ -484,7 +485,7 @@ fn the_sentence_names_what_matters() {
 
 #[test]
 fn losses_are_counted_past_what_is_shown() {
-    let view = DiffView::new(&diff(), &nodes());
+    let view = DiffView::new(&diff());
     assert_eq!(view.sentence, "12 pairs of devices lose access; 1 pair of devices gains some.");
     assert_eq!((view.lost[0].from.as_str(), view.more_lost), ("laptop", 10));
 }

@@ -143,19 +143,21 @@ pub(super) fn changes(diff: &Diff) -> Vec<String> {
     let parts = [('+', &diff.gained, diff.gained_total), ('-', &diff.lost, diff.lost_total)];
     for (sign, changes, total) in parts {
         out.extend(changes.iter().map(|c| format!("{sign} {} to {}: {}", c.from, c.to, c.what)));
-        let more = total.saturating_sub(changes.len() as u64);
+        let more = total.saturating_sub(changes.iter().map(|c| c.pairs).sum());
         if more > 0 {
-            out.push(format!("{sign} and {more} more"));
+            out.push(format!("{sign} and {more} more pair(s) of devices"));
         }
     }
     out
 }
 
 pub(super) fn summary(verb: &str, diff: &Diff) -> String {
-    if diff.gained_total + diff.lost_total == 0 {
+    if diff.gained_total + diff.lost_total == 0 && diff.exact {
         return "no access changes".to_owned();
     }
-    format!("{verb}: {} pair(s) gain access, {} lose access", diff.gained_total, diff.lost_total)
+    let least = if diff.exact { "" } else { "at least " };
+    let (gained, lost) = (diff.gained_total, diff.lost_total);
+    format!("{verb}: {least}{gained} pair(s) gain access, {least}{lost} lose access")
 }
 
 /// Whether lost access is confirmed; a question on a terminal, otherwise `--yes` is needed.
