@@ -74,8 +74,9 @@ async fn answer(caller: &Caller, form: Form, draft: Option<String>, expect: Opti
     let (nodes, users) = (control.nodes(), control.users());
     let title = if draft.is_some() { "Simulator, with a draft" } else { "Simulator" };
     let editor = draft.clone().map(Editor::new);
-    let expect = expect.unwrap_or(current.version);
-    let mut out = Simulator::new(caller.frame(Room::Simulator, title), form, editor, expect);
+    let asked = expect.unwrap_or(current.version);
+    let mut out = Simulator::new(caller.frame(Room::Simulator, title), form, editor, asked);
+    out.fresh = expect.is_none();
     out.offer(&nodes, &users);
     if !out.form.asks() {
         return page(&out);

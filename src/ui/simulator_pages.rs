@@ -140,8 +140,8 @@ pub(super) struct Give {
 pub(super) struct Answer {
     pub(super) mark: Mark,
     pub(super) sentence: String,
-    pub(super) from: String,
-    pub(super) to: String,
+    /// Both ends, when the sentence does not name them.
+    pub(super) ends: String,
     pub(super) rule: Option<RuleLink>,
     pub(super) also: Vec<RuleLink>,
     pub(super) chain: Vec<String>,
@@ -195,8 +195,11 @@ impl Answer {
         Self {
             mark: verdict(told.verdict),
             sentence: clean(&told.sentence, 500),
-            from: clean(&told.from.words, 200),
-            to: clean(&told.to.words, 200),
+            ends: if told.sentence.contains(&told.from.words) && told.sentence.contains(&told.to.words) {
+                String::new()
+            } else {
+                clean(&format!("From {} to {}", told.from.words, told.to.words), 400)
+            },
             rule: link(&told.rule),
             also: told.also.iter().map(RuleLink::new).collect(),
             chain: texts(&told.chain, 20),
@@ -331,6 +334,8 @@ pub(super) struct Simulator {
     pub(super) names: Vec<String>,
     /// A draft instead of the policy in force.
     pub(super) draft: Option<Editor>,
+    /// The draft is there to be changed, not only to be asked.
+    pub(super) fresh: bool,
     /// The version that the draft was made from.
     pub(super) expect: u64,
     pub(super) faults: Faults,
@@ -348,6 +353,7 @@ impl Simulator {
         Self {
             form,
             names: Vec::new(),
+            fresh: false,
             draft,
             expect,
             faults: Faults::default(),

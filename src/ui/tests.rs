@@ -197,8 +197,13 @@ fn confirm() -> Confirm {
 }
 
 fn diff() -> AccessDiff {
-    let change =
-        |from: &str, to: &str, what: &str| AccessChange { from: from.into(), to: to.into(), what: what.into(), pairs: 1, ..AccessChange::default() };
+    let change = |from: &str, to: &str, what: &str| AccessChange {
+        from: from.into(),
+        to: to.into(),
+        what: what.into(),
+        pairs: 1,
+        ..AccessChange::default()
+    };
     AccessDiff {
         exact: true,
         gained: vec![change("bob@", "tag:db", "tcp 443")],
@@ -485,7 +490,7 @@ fn the_sentence_names_what_matters() {
 
 #[test]
 fn losses_are_counted_past_what_is_shown() {
-    let view = DiffView::new(&diff());
+    let view = DiffView::new(&diff(), &nodes());
     assert_eq!(view.sentence, "12 pairs of devices lose access; 1 pair of devices gains some.");
     assert_eq!((view.lost[0].from.as_str(), view.more_lost), ("laptop", 10));
 }
@@ -528,6 +533,8 @@ fn what_is_confirmed_is_what_was_seen() {
     assert_ne!(fingerprint("a", &first), fingerprint("b", &first));
     assert_ne!(fingerprint("a", &first), fingerprint("a", &more));
     assert!(matters(&first) && !matters(&outcome(AccessDiff::default())));
+    let unsure = AccessDiff { exact: false, lost_total: 0, lost: Vec::new(), ..diff() };
+    assert_eq!(DiffView::new(&unsure, &nodes()).sentence, "At least 1 pair of devices gains access.");
 }
 
 #[test]

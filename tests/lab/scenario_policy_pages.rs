@@ -200,7 +200,7 @@ fn roles_change_and_a_broken_test_shows_on_start() {
         press(b, "Check policy");
         says(b, &["1 test does not hold; nothing was changed"]);
         b.goto(&format!("{CONSOLE}/device/1")).unwrap();
-        says(b, &["see it", "attributes"]);
+        says(b, &["Ask the simulator", "attributes"]);
         shot(b, "device");
     });
 }
