@@ -43,6 +43,7 @@ const ROOMS: &[Room] = &[
             "owner",
             "health",
             "policies",
+            "explaining",
             "proving",
         ],
         pure: &["keys", "model", "wire", "acl", "dns", "clock"],

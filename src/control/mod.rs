@@ -1,13 +1,14 @@
 //! The coordination server: who is in the tailnet and what each node is told. Pure files decide
 //! (`state`, `world`, `change`, `mapper`, `relays`, `ipam`, `register`, `nodes`, `admin`, `policy`, `author`, `routes`, `timers`,
 //! `contest`, `sources`, `strangers`, `wall`), shells carry (`service`, `owner`, `presence`, `session`, `health`, `policies`,
-//! `proving`, `http`, `machine`, `websocket`).
+//! `explaining`, `proving`, `http`, `machine`, `websocket`).
 
 mod admin;
 mod author;
 mod change;
 mod contest;
 mod dns_config;
+pub mod explaining;
 mod health;
 mod hostinfo;
 pub mod http;

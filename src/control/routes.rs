@@ -40,14 +40,14 @@ impl Elected {
         group.or_else(|| self.primary(route))
     }
 
-    /// Who carries each route for somebody.
+    /// Who carries each route: for everybody, and for the `via` groups that have an election of their own.
     #[must_use]
     pub(super) fn carriers(&self) -> BTreeMap<IpNet, Vec<NodeId>> {
         let mut out: BTreeMap<IpNet, Vec<NodeId>> = BTreeMap::new();
-        for (route, _, id) in self.entries() {
-            let list = out.entry(*route).or_default();
-            if !list.contains(&id) {
-                list.push(id);
+        for (route, _, node) in self.entries() {
+            let nodes = out.entry(*route).or_default();
+            if !nodes.contains(&node) {
+                nodes.push(node);
             }
         }
         out

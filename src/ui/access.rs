@@ -11,7 +11,7 @@ use super::pages::{Notice, Room};
 use super::routes::{Asked, Caller, Fields, Reply, Unchecked, page, page_with};
 use super::text::clean;
 use super::{Stop, done, redirect};
-use crate::acl::{Policy, PolicyError};
+use crate::acl::Policy;
 use crate::control::service::{AdminError, PolicyOutcome};
 
 /// Longest policy text.
@@ -250,15 +250,4 @@ async fn refused(caller: &Caller, draft: Draft, error: AdminError) -> Reply {
             page_with(status, &again)
         }
     }
-}
-
-/// Faults of a text that is not being stored, as an error to answer with.
-pub(super) fn first_fault(errors: &[PolicyError]) -> String {
-    errors.first().map_or_else(
-        || "the text cannot be read".to_owned(),
-        |f| {
-            let hint = if f.hint.is_empty() { String::new() } else { format!("; {}", f.hint) };
-            clean(&format!("line {}: {}{hint}", f.line, f.message), 400)
-        },
-    )
 }

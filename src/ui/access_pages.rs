@@ -9,10 +9,13 @@ use super::pages::{Frame, Room};
 use super::text::{When, clean, count};
 use crate::acl::{AccessChange, AccessDiff, PolicyError};
 use crate::control::service::{NodeView, PolicyOutcome};
+use crate::keys::NodeId;
 use crate::model::{PolicySummary, PolicyVersion};
 
 /// Changes shown of each kind.
 const SHOWN: usize = 60;
+/// Devices named on either side of a change.
+const NAMED: usize = 3;
 
 /// One gain or loss in words.
 pub(super) struct ChangeRow {
@@ -20,6 +23,8 @@ pub(super) struct ChangeRow {
     pub(super) to: String,
     pub(super) what: String,
     pub(super) pairs: u64,
+    /// Some of the devices by name: `laptop, phone → db-1`.
+    pub(super) devices: String,
 }
 
 /// Who gains and who loses.
@@ -32,29 +37,52 @@ pub(super) struct DiffView {
 }
 
 impl DiffView {
-    pub(super) fn new(diff: &AccessDiff) -> Self {
+    pub(super) fn new(diff: &AccessDiff, nodes: &[NodeView]) -> Self {
+        let names: std::collections::BTreeMap<_, _> = nodes.iter().map(|n| (n.id, n.name.as_str())).collect();
+        let some = |ids: &[NodeId]| {
+            let named = ids.iter().filter_map(|id| names.get(id)).take(NAMED);
+            let mut named: Vec<String> = named.map(|n| clean(n, 40)).collect();
+            if ids.len() > NAMED {
+                named.push("…".to_owned());
+            }
+            named.join(", ")
+        };
         let rows = |list: &[AccessChange]| -> Vec<ChangeRow> {
             let row = |c: &AccessChange| ChangeRow {
                 from: clean(&c.from, 200),
                 to: clean(&c.to, 200),
                 what: clean(&c.what, 200),
                 pairs: c.pairs,
+                devices: match (some(&c.from_nodes), some(&c.to_nodes)) {
+                    (from, to) if from.is_empty() || to.is_empty() => from + &to,
+                    (from, to) => format!("{from} → {to}"),
+                },
             };
             list.iter().take(SHOWN).map(row).collect()
         };
         let (gained, lost) = (rows(&diff.gained), rows(&diff.lost));
+        let least = if diff.exact { "" } else { "at least " };
         let pairs = |n: u64, one: &str, more: &str| match n {
-            1 => format!("1 pair of devices {one}"),
-            n => format!("{n} pairs of devices {more}"),
+            1 => format!("{least}1 pair of devices {one}"),
+            n => format!("{least}{n} pairs of devices {more}"),
         };
+        let capital =
+            |text: String| text.replacen("at least", "At least", usize::from(text.starts_with("at least")));
         Self {
             sentence: match (diff.gained_total, diff.lost_total) {
-                (0, 0) => "Nobody gains or loses access.".to_owned(),
-                (g, 0) => format!("{} access; nobody loses any.", pairs(g, "gains", "gain")),
-                (0, l) => format!("{} access.", pairs(l, "loses", "lose")),
-                (g, l) => {
-                    format!("{} access; {} some.", pairs(l, "loses", "lose"), pairs(g, "gains", "gain"))
+                (0, 0) if !diff.exact => {
+                    "The change touches so much that not all of it was looked at; somebody may lose access."
+                        .to_owned()
                 }
+                (0, 0) => "Nobody gains or loses access.".to_owned(),
+                (g, 0) if !diff.exact => capital(format!("{} access.", pairs(g, "gains", "gain"))),
+                (g, 0) => format!("{} access; nobody loses any.", pairs(g, "gains", "gain")),
+                (0, l) => capital(format!("{} access.", pairs(l, "loses", "lose"))),
+                (g, l) => capital(format!(
+                    "{} access; {} some.",
+                    pairs(l, "loses", "lose"),
+                    pairs(g, "gains", "gain")
+                )),
             },
             more_gained: diff.gained_total.saturating_sub(gained.iter().map(|r| r.pairs).sum()),
             more_lost: diff.lost_total.saturating_sub(lost.iter().map(|r| r.pairs).sum()),
@@ -66,7 +94,7 @@ impl DiffView {
 
 /// Whether a change has to be looked at before it is stored.
 pub(super) fn matters(outcome: &PolicyOutcome) -> bool {
-    outcome.diff.gained_total > 0 || outcome.diff.lost_total > 0 || outcome.cuts_author.is_some()
+    outcome.diff.gained_total > 0 || outcome.diff.takes_away() || outcome.cuts_author.is_some()
 }
 
 /// Stands for exactly this change by exactly this text: what was confirmed is what was seen.
@@ -100,7 +128,7 @@ impl Preview {
     ) -> Self {
         let hold = |n: usize| format!("{} {}.", count(n, "test"), if n == 1 { "holds" } else { "hold" });
         Self {
-            diff: DiffView::new(&outcome.diff),
+            diff: DiffView::new(&outcome.diff, nodes),
             loses: outcome.diff.takes_away(),
             cuts: outcome.cuts_author.as_deref().map(|why| clean(why, 400)),
             seen: if matters(outcome) { fingerprint(&editor.text.0, outcome) } else { String::new() },

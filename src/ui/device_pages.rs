@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::pages::{Frame, Room, user_names};
 use super::text::{Mark, When, clean, count, or_dash, shell};
+use crate::control::explaining::Given;
 use crate::control::service::{LoginView, NodeView, UserView};
 
 /// The state of a node in a word.
@@ -222,6 +223,12 @@ pub(super) struct Device {
     pub(super) created: When,
     pub(super) expires: Option<When>,
     pub(super) routes: Vec<RouteRow>,
+    /// Attributes and capabilities by the policy, with their values.
+    pub(super) attributes: Vec<(String, String)>,
+    /// Its SSH rules in words.
+    pub(super) ssh: Vec<String>,
+    /// Devices that see it.
+    pub(super) peers: usize,
     /// What stands in the rename field.
     pub(super) name_field: String,
     /// What stands in the tags field.
@@ -229,7 +236,7 @@ pub(super) struct Device {
 }
 
 impl Device {
-    pub(super) fn new(frame: Frame, node: &NodeView, now: DateTime<Utc>) -> Self {
+    pub(super) fn new(frame: Frame, node: &NodeView, given: &Given, now: DateTime<Utc>) -> Self {
         let mut prefixes: Vec<_> =
             node.advertised_routes.iter().chain(&node.approved_routes).copied().collect();
         prefixes.sort();
@@ -265,6 +272,9 @@ impl Device {
                     exit: p.prefix_len() == 0,
                 })
                 .collect(),
+            attributes: given.attributes.iter().map(|(n, v)| (clean(n, 120), clean(v, 200))).collect(),
+            ssh: given.ssh.iter().map(|rule| clean(rule, 400)).collect(),
+            peers: given.peers,
             name_field: clean(&node.name, 63),
             tags_field: node.tags.iter().map(|t| t.as_str().to_owned()).collect::<Vec<_>>().join(" "),
             frame,

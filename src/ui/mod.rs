@@ -13,6 +13,8 @@ mod key_routes;
 mod pages;
 mod routes;
 mod session;
+mod simulator;
+mod simulator_pages;
 mod stop;
 mod text;
 
@@ -153,9 +155,10 @@ impl Ui {
     /// Whether a path is the console's.
     #[must_use]
     pub fn owns(path: &str) -> bool {
-        const EXACT: [&str; 8] =
-            ["/", "/login", "/logout", "/devices", "/approvals", "/people", "/keys", "/access"];
-        const UNDER: [&str; 6] = ["/device/", "/people/", "/keys/", "/access/", "/a/", "/static/"];
+        const EXACT: [&str; 9] =
+            ["/", "/login", "/logout", "/devices", "/approvals", "/people", "/keys", "/access", "/simulator"];
+        const UNDER: [&str; 7] =
+            ["/device/", "/people/", "/keys/", "/access/", "/simulator/", "/a/", "/static/"];
         EXACT.contains(&path) || UNDER.iter().any(|p| path.starts_with(p))
     }
 

@@ -18,7 +18,7 @@ use super::pages::{
 };
 use super::session::{Session, clear_cookie};
 use super::text::{clean, shell};
-use super::{RequestInfo, Shared, Stop, access, done, history, key_routes, redirect};
+use super::{RequestInfo, Shared, Stop, access, done, history, key_routes, redirect, simulator};
 use crate::clock::Now;
 use crate::control::service::{Actor, AdminError, NodeView};
 use crate::model::Tag;
@@ -55,6 +55,11 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/keys", get(key_routes::keys).post(key_routes::make_key))
         .route("/keys/{id}/revoke", post(key_routes::revoke_key))
         .route("/access", get(access::editor).post(access::submit).layer(DefaultBodyLimit::max(POLICY_LIMIT)))
+        .route(
+            "/simulator",
+            get(simulator::ask).post(simulator::ask_draft).layer(DefaultBodyLimit::max(POLICY_LIMIT)),
+        )
+        .route("/simulator/give", post(simulator::give).layer(DefaultBodyLimit::max(POLICY_LIMIT)))
         .route("/access/version/{version}", get(history::version).post(history::rollback))
         .route("/access/version/{version}/text", get(history::text))
         .fallback(|| async { Stop::Missing })
@@ -273,7 +278,7 @@ fn device_page(caller: &Caller, node: &NodeView, notice: Option<Notice>) -> Devi
         .frame(Room::Devices, &clean(&node.name, 63))
         .command(format!("tsd nodes show {}", node_argument(node)))
         .notice(notice);
-    Device::new(frame, node, caller.now)
+    Device::new(frame, node, &caller.shared.control().given(node.id), caller.now)
 }
 
 async fn device(caller: Caller, Path(id): Path<String>, Query(asked): Query<Asked>) -> Reply {

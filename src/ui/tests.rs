@@ -11,9 +11,12 @@ use super::device_pages::*;
 use super::editor::{Editor, difference};
 use super::pages::*;
 use super::session::Session;
+use super::simulator_pages::*;
 use super::text::When;
+use crate::acl::explain::*;
 use crate::acl::{AccessChange, AccessDiff, PolicyError};
 use crate::clock::Rng;
+use crate::control::explaining::Given;
 use crate::control::service::{AuthKeyView, LoginView, NodeView, PolicyOutcome, UserView};
 use crate::keys::{MachinePrivate, NodeId, NodePrivate, UserId};
 use crate::model::{KeyId, LoginId, PolicySummary, PolicyVersion, Tag};
@@ -194,8 +197,13 @@ fn confirm() -> Confirm {
 }
 
 fn diff() -> AccessDiff {
-    let change =
-        |from: &str, to: &str, what: &str| AccessChange { from: from.into(), to: to.into(), what: what.into(), pairs: 1, ..AccessChange::default() };
+    let change = |from: &str, to: &str, what: &str| AccessChange {
+        from: from.into(),
+        to: to.into(),
+        what: what.into(),
+        pairs: 1,
+        ..AccessChange::default()
+    };
     AccessDiff {
         exact: true,
         gained: vec![change("bob@", "tag:db", "tcp 443")],
@@ -223,6 +231,11 @@ fn device(node: &NodeView) -> String {
     Device::new(
         frame(Room::Devices, &node.name).notice(Some(Notice::good("Renamed. The new name is in force."))),
         node,
+        &Given {
+            attributes: vec![("cap/x".into(), "{\"a\":1}".into()), (EVIL.into(), EVIL.into())],
+            ssh: vec!["laptop as root is let in".into(), EVIL.into()],
+            peers: 4,
+        },
         now(),
     )
     .render()
@@ -246,6 +259,72 @@ fn keys(list: &[AuthKeyView]) -> String {
 
 fn people(users: &[UserView]) -> String {
     People::new(frame(Room::People, "People"), users, now()).render().unwrap()
+}
+
+fn rule_at(text: &str) -> RuleAt {
+    RuleAt { section: "acls", index: 0, line: 6, column: 5, text: text.into() }
+}
+
+fn side(words: &str, node: u64) -> Side {
+    Side { words: words.into(), nodes: vec![NodeId(node)], total: 1 }
+}
+
+fn told(verdict: Verdict, text: &str) -> Explanation {
+    let refused = verdict != Verdict::Allowed;
+    Explanation {
+        verdict,
+        sentence: text.into(),
+        from: side(text, 1),
+        to: side(text, 3),
+        what: "tcp 5432".into(),
+        open: "tcp 22".into(),
+        rule: (!refused).then(|| rule_at(text)),
+        also: vec![rule_at(text)],
+        chain: vec![text.into()],
+        misses: vec![Miss { rule: Some(rule_at(text)), change: text.into() }],
+        back: text.into(),
+        route: Some(RouteUsed {
+            net: Some("10.9.0.0/16".parse().unwrap()),
+            node: NodeId(7),
+            name: text.into(),
+            why: text.into(),
+        }),
+        apps: vec![AppGranted {
+            name: text.into(),
+            values: vec![serde_json::json!({"a": text})],
+            rule: rule_at(text),
+        }],
+        posture: vec![text.into()],
+        ssh: Some(SshAnswer {
+            verdict: SshVerdict::Check,
+            sentence: text.into(),
+            rule: Some(rule_at(text)),
+            local_user: Some(text.into()),
+        }),
+        cases: vec![Case {
+            from: text.into(),
+            to: text.into(),
+            verdict,
+            open: text.into(),
+            rule: Some(rule_at(text)),
+        }],
+        notes: vec![text.into()],
+    }
+}
+
+fn simulator(verdict: Option<Verdict>, text: &str, draft: bool) -> Simulator {
+    let form = Form { from: text.into(), to: "db-1".into(), port: "5432".into(), ..Form::default() };
+    let editor = draft.then(|| Editor::new(POLICY.into()));
+    let mut out = Simulator::new(frame(Room::Simulator, "Simulator"), form, editor, 2);
+    out.offer(&nodes(), &users());
+    match verdict {
+        Some(verdict) => {
+            let file = crate::acl::Policy::parse(POLICY).unwrap();
+            out.answer = Some(Answer::new(&told(verdict, text), &out.form, &nodes(), Some(file.ast())));
+        }
+        None => out.questions = vec![AskFault { field: "from", message: text.into(), hint: text.into() }],
+    }
+    out
 }
 
 /// All pages with the data people have.
@@ -303,6 +382,10 @@ fn all_pages() -> Vec<(&'static str, String)> {
         ("access-confirm", losing.render().unwrap()),
         ("access-race", race.render().unwrap()),
         ("version", version.render().unwrap()),
+        ("simulator", simulator(Some(Verdict::Allowed), "laptop", false).render().unwrap()),
+        ("simulator-refused", simulator(Some(Verdict::Refused), "laptop", false).render().unwrap()),
+        ("simulator-draft", simulator(Some(Verdict::Partly), "laptop", true).render().unwrap()),
+        ("simulator-faulty", simulator(None, "laptop", false).render().unwrap()),
     ]
 }
 
@@ -353,6 +436,9 @@ fn hostile_text_stays_text() {
         people(&evil_users),
         keys(&[evil_key]),
         text.render().unwrap(),
+        simulator(Some(Verdict::Refused), EVIL, true).render().unwrap(),
+        simulator(Some(Verdict::Allowed), EVIL, false).render().unwrap(),
+        simulator(None, EVIL, false).render().unwrap(),
     ];
     for html in pages {
         assert!(!html.contains("<script") && !html.contains("<img src=x"), "{html}");
@@ -404,9 +490,60 @@ fn the_sentence_names_what_matters() {
 
 #[test]
 fn losses_are_counted_past_what_is_shown() {
-    let view = DiffView::new(&diff());
+    let view = DiffView::new(&diff(), &nodes());
     assert_eq!(view.sentence, "12 pairs of devices lose access; 1 pair of devices gains some.");
     assert_eq!((view.lost[0].from.as_str(), view.more_lost), ("laptop", 10));
+}
+
+#[test]
+fn a_question_is_its_address_and_its_command() {
+    let form = Form { from: "alice@".into(), to: "db 1".into(), port: "22".into(), ..Form::default() };
+    assert_eq!(form.url(false), "/simulator?from=alice%40&to=db%201&port=22");
+    assert_eq!(form.url(true), "/simulator?from=db%201&to=alice%40&port=22");
+    assert_eq!(
+        form.command(true),
+        "tsd policy explain --from alice@ --to 'db 1' --port 22 --draft policy.hujson"
+    );
+}
+
+#[test]
+fn access_is_offered_by_group_person_tag_and_device() {
+    let page = simulator(Some(Verdict::Refused), "laptop", false);
+    let answer = page.answer.unwrap();
+    // alice@ is in group:dev already, so nobody is to be put into it.
+    assert!(answer.misses[0].joins.is_empty());
+    let give = answer.give.unwrap();
+    let words = |list: &[Choice]| list.iter().map(|c| c.word.clone()).collect::<Vec<_>>();
+    assert_eq!(words(&give.sources), ["alice@", "100.64.0.1"]);
+    assert_eq!(words(&give.destinations), ["tag:db", "tag:prod", "100.64.0.3", "10.9.0.0/16"]);
+    let mut others = nodes();
+    others[0].user = Some("guest".into());
+    let file = crate::acl::Policy::parse(POLICY).unwrap();
+    let told = told(Verdict::Refused, "x");
+    let again = Answer::new(&told, &Form::default(), &others, Some(file.ast()));
+    let join = &again.misses[0].joins[0];
+    assert_eq!((join.user.as_str(), join.group.as_str()), ("guest@", "group:dev"));
+}
+
+#[test]
+fn what_is_confirmed_is_what_was_seen() {
+    let first = outcome(diff());
+    let more = outcome(AccessDiff { lost_total: 13, ..diff() });
+    assert_eq!(fingerprint("a", &first), fingerprint("a", &first));
+    assert_ne!(fingerprint("a", &first), fingerprint("b", &first));
+    assert_ne!(fingerprint("a", &first), fingerprint("a", &more));
+    assert!(matters(&first) && !matters(&outcome(AccessDiff::default())));
+    let unsure = AccessDiff { exact: false, lost_total: 0, lost: Vec::new(), ..diff() };
+    assert_eq!(DiffView::new(&unsure, &nodes()).sentence, "At least 1 pair of devices gains access.");
+}
+
+#[test]
+fn broken_tests_and_an_unread_policy_lead_to_their_line() {
+    let warnings = policy_warnings(Some("the stored policy cannot be read"), &vec![fault(6, 1); 9]);
+    assert_eq!(warnings.len(), 7);
+    assert_eq!(warnings[1].link.as_ref().unwrap().0, "/access?line=6#L6");
+    assert!(warnings[6].text.starts_with("4 more"));
+    assert!(policy_warnings(None, &[]).is_empty());
 }
 
 #[test]
@@ -425,7 +562,9 @@ fn redirects_carry_codes_never_text() {
 
 #[test]
 fn the_console_owns_its_addresses_only() {
-    for path in ["/", "/login", "/device/3", "/a/abc", "/static/style-1.css", "/access/version/3"] {
+    for path in
+        ["/", "/login", "/device/3", "/a/abc", "/static/style-1.css", "/access/version/3", "/simulator"]
+    {
         assert!(super::Ui::owns(path), "{path}");
     }
     for path in ["/key", "/ts2021", "/derp", "/machine/map", "/healthz", "/devicesx", "/ab"] {

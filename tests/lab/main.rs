@@ -37,6 +37,7 @@ mod scenario_operator;
 mod scenario_ops;
 mod scenario_paths;
 mod scenario_policy;
+mod scenario_policy_pages;
 mod scenario_removal;
 mod scenario_restart;
 mod scenario_roam;

@@ -1,0 +1,157 @@
+//! "May A reach B, and why?" of the live tailnet, also under a draft; and what the policy gives one
+//! device, in words. Answers are made beside the owner, from one snapshot.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::policy;
+use super::service::Control;
+use super::state::Tailnet;
+use super::types::AdminError;
+use crate::acl::explain::{AskFault, Asked, Explanation, Facts, Question};
+use crate::acl::{Compiled, PolicyError};
+use crate::keys::NodeId;
+use crate::wire::SshRule;
+
+/// Names in a sentence about SSH.
+const NAMED: usize = 3;
+/// Attributes and SSH rules told of one device.
+const TOLD: usize = 40;
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unanswered {
+    /// The question names what is not there.
+    #[error("{}", .0.first().map_or("the question cannot be read", |f| f.message.as_str()))]
+    Question(Vec<AskFault>),
+    /// The draft has faults.
+    #[error("the draft has {} fault(s)", .0.len())]
+    Draft(Vec<PolicyError>),
+    /// Our failure, or the draft is too large.
+    #[error(transparent)]
+    Other(#[from] AdminError),
+}
+
+/// What the policy gives one device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Given {
+    /// Attributes and capabilities by name, with their values as JSON (empty without values).
+    pub attributes: Vec<(String, String)>,
+    /// Who may log in on it by SSH and as whom, one sentence per rule.
+    pub ssh: Vec<String>,
+    /// Devices that see it.
+    pub peers: usize,
+}
+
+impl Control {
+    /// Whether one end may reach the other and why, under the policy in force or under `draft`.
+    ///
+    /// # Errors
+    /// See [`Unanswered`].
+    pub async fn explain(&self, asked: &Asked, draft: Option<&str>) -> Result<Explanation, Unanswered> {
+        let (net, asked, draft) = (self.net(), asked.clone(), draft.map(str::to_owned));
+        let answer = tokio::task::spawn_blocking(move || {
+            let drafted = match draft {
+                None => None,
+                Some(text) => Some(read(&net, &text)?),
+            };
+            let compiled = drafted.as_ref().unwrap_or(&net.compiled);
+            let question = Question::parse(compiled, &asked).map_err(Unanswered::Question)?;
+            Ok(compiled.explain(&question.with_facts(facts(&net))))
+        });
+        answer.await.unwrap_or_else(|e| Err(AdminError::Internal(e.to_string()).into()))
+    }
+
+    /// What the policy in force gives a device.
+    #[must_use]
+    pub fn given(&self, node: NodeId) -> Given {
+        let net = self.net();
+        let caps = net.compiled.self_caps(node);
+        let values = |list: &Option<Vec<serde_json::Value>>| {
+            let texts: Vec<String> = list.iter().flatten().map(ToString::to_string).collect();
+            texts.join(", ")
+        };
+        let rules = net.compiled.ssh_rules(node, &net.settings.url);
+        Given {
+            attributes: caps.iter().take(TOLD).map(|(name, list)| (name.clone(), values(list))).collect(),
+            ssh: rules.iter().take(TOLD).map(|rule| ssh_words(&net, rule)).collect(),
+            peers: net.compiled.peers(node).len(),
+        }
+    }
+}
+
+fn read(net: &Tailnet, text: &str) -> Result<Compiled, Unanswered> {
+    let parsed = policy::parse(text).map_err(|e| match e {
+        AdminError::Policy(faults) => Unanswered::Draft(faults),
+        other => Unanswered::Other(other),
+    })?;
+    let world = net.world();
+    let mistakes = parsed.mistakes(&world);
+    if mistakes.is_empty() { Ok(parsed.compile(&world)) } else { Err(Unanswered::Draft(mistakes)) }
+}
+
+/// What the server knows beside the policy.
+fn facts(net: &Tailnet) -> Facts {
+    let mut out = Facts { expired: net.expired.iter().copied().collect(), ..Facts::default() };
+    for node in net.nodes.values() {
+        if !net.is_online(node.id) {
+            out.offline.insert(node.id);
+        }
+        let offered = &node.hostinfo.routable_ips;
+        let waiting: Vec<_> = offered.iter().filter(|r| !node.approved_routes.contains(r)).copied().collect();
+        if !waiting.is_empty() {
+            out.unapproved.insert(node.id, waiting);
+        }
+    }
+    out.carriers = net.primaries.carriers();
+    out
+}
+
+/// One SSH rule in a sentence: who, as whom, what then.
+fn ssh_words(net: &Tailnet, rule: &SshRule) -> String {
+    let names: BTreeMap<_, _> =
+        net.nodes.values().flat_map(|n| [(n.ipv4.to_string(), n), (n.ipv6.to_string(), n)]).collect();
+    let mut who = BTreeSet::new();
+    for principal in &rule.principals {
+        let device = || names.get(&principal.node_ip).map(|n| n.name.clone());
+        who.insert(if principal.any {
+            "everybody".to_owned()
+        } else if !principal.user_login.is_empty() {
+            principal.user_login.clone()
+        } else {
+            device().unwrap_or_else(|| principal.node_ip.clone())
+        });
+    }
+    let mut who_words: Vec<&str> = who.iter().take(NAMED).map(String::as_str).collect();
+    let more = who.len().saturating_sub(NAMED);
+    let more = if more > 0 { format!("{more} more") } else { String::new() };
+    if !more.is_empty() {
+        who_words.push(&more);
+    }
+    let users = rule.ssh_users.iter();
+    let (allowed, barred): (Vec<_>, Vec<_>) = users.partition(|(_, local)| !local.is_empty());
+    let word = |(asked, local): &(&String, &String)| match (asked.as_str(), local.as_str()) {
+        ("*", "=") => "any login".to_owned(),
+        (asked, "=") => asked.to_owned(),
+        (asked, local) if asked == local => local.to_owned(),
+        (asked, local) => format!("{asked} (as {local})"),
+    };
+    let mut logins = allowed.iter().take(TOLD).map(word).collect::<Vec<_>>().join(", ");
+    if logins.is_empty() {
+        "no login".clone_into(&mut logins);
+    }
+    if !barred.is_empty() {
+        let barred: Vec<&str> = barred.iter().take(NAMED).map(|(asked, _)| asked.as_str()).collect();
+        logins.push_str(&format!(" but not {}", barred.join(", ")));
+    }
+    let what = match &rule.action {
+        Some(action) if action.reject => "is turned away",
+        Some(action) if action.accept => "is let in",
+        Some(action) if !action.hold_and_delegate.is_empty() => "is let in after a check",
+        _ => "is turned away",
+    };
+    let message = rule.action.as_ref().map_or("", |a| a.message.trim());
+    let message = if message.is_empty() { String::new() } else { format!(": {message}") };
+    format!("{} as {logins} {what}{message}", who_words.join(", "))
+}
