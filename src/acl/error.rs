@@ -18,9 +18,10 @@ const MAX_STEPS: usize = 20_000_000;
 /// At most so many notes (old spellings) are kept.
 const MAX_NOTES: usize = 20;
 
-/// Byte offsets of the line starts of a text.
+/// A text with the byte offsets of its line starts.
 #[derive(Debug, Clone)]
 pub(super) struct Lines {
+    text: Arc<str>,
     starts: Arc<[u32]>,
 }
 
@@ -32,7 +33,13 @@ impl Lines {
                 starts.push(u32::try_from(at + 1).unwrap_or(u32::MAX));
             }
         }
-        Self { starts: starts.into() }
+        Self { text: text.into(), starts: starts.into() }
+    }
+
+    /// What stands at `span`, in one line of at most `most` characters: comments are left out.
+    pub(super) fn excerpt(&self, span: super::ast::Span, most: usize) -> String {
+        let text = self.text.get(span.start as usize..span.end as usize).unwrap_or_default();
+        excerpt(text, most)
     }
 
     /// Line and column, both from 1; the column counts bytes (SEMANTICS.md 1.4).
@@ -42,6 +49,64 @@ impl Lines {
         let line = u32::try_from(line).unwrap_or(u32::MAX);
         (line, offset.saturating_sub(start).saturating_add(1))
     }
+}
+
+/// A piece of a policy in one line: runs of white space are one space, comments are gone, what is too long
+/// ends in an ellipsis.
+fn excerpt(text: &str, most: usize) -> String {
+    let mut out = String::new();
+    let mut count = 0;
+    let mut rest = text.chars().peekable();
+    let mut quoted = false;
+    let mut gap = false;
+    while let Some(c) = rest.next() {
+        match (c, rest.peek()) {
+            ('/', Some('/')) if !quoted => {
+                rest.by_ref().take_while(|c| *c != '\n').for_each(drop);
+                gap = true;
+                continue;
+            }
+            ('/', Some('*')) if !quoted => {
+                rest.next();
+                let mut last = ' ';
+                for c in rest.by_ref() {
+                    if last == '*' && c == '/' {
+                        break;
+                    }
+                    last = c;
+                }
+                gap = true;
+                continue;
+            }
+            _ => {}
+        }
+        if c.is_whitespace() || c.is_control() || is_invisible(c) {
+            gap = true;
+            continue;
+        }
+        if std::mem::take(&mut gap) && !out.is_empty() {
+            out.push(' ');
+            count += 1;
+        }
+        if count >= most {
+            out.truncate(out.trim_end().len());
+            out.push('…');
+            return out;
+        }
+        out.push(c);
+        count += 1;
+        match c {
+            '"' => quoted = !quoted,
+            '\\' if quoted => {
+                if let Some(escaped) = rest.next() {
+                    out.push(escaped);
+                    count += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    out
 }
 
 /// Gathers faults.

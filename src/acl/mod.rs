@@ -11,6 +11,7 @@ mod check;
 mod compile;
 mod edit;
 mod error;
+pub mod explain;
 mod format;
 mod ground;
 mod hujson;
@@ -22,6 +23,7 @@ mod render;
 mod resolve;
 mod splice;
 mod ssh;
+pub mod stats;
 mod syntax;
 #[cfg(test)]
 mod tests;
@@ -348,6 +350,18 @@ impl Compiled {
     #[must_use]
     pub fn via_groups(&self) -> Vec<(IpNet, Vec<NodeId>)> {
         self.inner.via_groups()
+    }
+
+    /// Whether and why one end may reach the other.
+    #[must_use]
+    pub fn explain(&self, question: &explain::Question) -> explain::Explanation {
+        explain::explain(self, question)
+    }
+
+    /// The policy in numbers, for the world it is compiled for.
+    #[must_use]
+    pub fn stats(&self) -> stats::PolicyStats {
+        stats::stats(self)
     }
 
     /// All peers of `node` in order of id, without itself.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use super::policy::args::Policy;
+pub(super) use super::policy::args::Policy;
 use crate::config::{ServeFlags, parse_duration};
 use crate::node::cli::NodeArgs;
 

@@ -30,9 +30,9 @@ pub(super) async fn run(command: Args, client: &Client, printer: &Printer) -> Re
         Args::Check { file, topology } => check(&file, topology.as_deref(), client, printer).await,
         Args::Diff { a, b, topology } => diff(&a, &b, topology.as_deref(), client, printer).await,
         Args::History => live::history(client, printer).await,
-        Args::Show { version } => live::show(version, client, printer).await,
-        Args::Rollback { version, comment, yes } => {
-            live::rollback(version, &comment, yes, client, printer).await
+        Args::Show { number } => live::show(number, client, printer).await,
+        Args::Rollback { number, comment, yes } => {
+            live::rollback(number, &comment, yes, client, printer).await
         }
         Args::Fmt { file, check, write } => text::format(&file, check, write, printer),
         Args::Edit(edit) => text::edit(&edit, client, printer).await,
@@ -51,8 +51,9 @@ async fn check(
     let source = text::read(file, printer)?;
     if let Some(topology) = topology {
         let net = compile::topology(topology)?;
-        let (policy, _) = compile::compiled(&source, &net, printer)?;
-        let warnings: Vec<Fault> = policy.warnings(net.world()).into_iter().map(Fault::from).collect();
+        let (policy, compiled) = compile::compiled(&source, &net, printer)?;
+        let doubts = policy.warnings(net.world()).into_iter().chain(compiled.doubtful_tests());
+        let warnings: Vec<Fault> = doubts.map(Fault::from).collect();
         warn(&source, &warnings, printer);
         let answer = serde_json::json!({ "ok": true, "warnings": warnings });
         return printer.data(&answer, || "the policy is good and its tests hold".to_owned());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::CommandFactory as _;
 
-use super::args::{Authkeys, Nodes, Policy};
+use super::args::{Authkeys, Nodes, Policy, Users};
 use super::*;
 
 fn parsed(line: &str) -> Cli {
@@ -39,8 +39,45 @@ fn commands_are_read() {
     let cli = parsed("tsd nodes approve-routes n 10.0.0.0/8,10.1.0.0/16");
     let Command::Nodes(Nodes::ApproveRoutes { routes, none, .. }) = cli.command else { panic!() };
     assert_eq!((routes.len(), none), (2, false));
+    let cli = parsed("tsd users role alice network-admin");
+    let Command::Users(Users::Role { user, role }) = cli.command else { panic!() };
+    assert_eq!((user.as_str(), role), ("alice", crate::model::Role::NetworkAdmin));
+    let wrong = Cli::try_parse_from(["tsd", "users", "role", "alice", "boss"]).err().unwrap().to_string();
+    assert!(wrong.contains("billing-admin"), "{wrong}");
     let cli = parsed("tsd policy set f --yes");
     assert!(matches!(cli.command, Command::Policy(Policy::Set { yes: true, .. })));
+}
+
+#[test]
+fn policy_edits_are_read_in_the_order_they_are_made() {
+    use crate::acl::Edit;
+    let line = "tsd policy edit f --add-rule a@ tag:x:22 --remove-rule 3 --remove-rule 9 --add-group g -w \
+                --add-test a@ deny tag:x:23 --add-rule b@ *:*";
+    let Command::Policy(Policy::Edit(edit)) = parsed(line).command else { panic!() };
+    let rule = |src: &str, dst: &str| Edit::AddRule { src: src.into(), dst: dst.into() };
+    let test = Edit::AddTest { src: "a@".into(), dst: "tag:x:23".into(), accept: false };
+    let want = vec![
+        Edit::RemoveRule { line: 9 },
+        Edit::RemoveRule { line: 3 },
+        Edit::AddGroup { group: "g".into() },
+        rule("a@", "tag:x:22"),
+        rule("b@", "*:*"),
+        test,
+    ];
+    assert_eq!(edit.changes(), Ok(want));
+    for wrong in [
+        "policy edit f",
+        "policy edit --add-group g",
+        "policy edit f --live --add-group g",
+        "policy fmt f -w --check",
+    ] {
+        assert!(Cli::try_parse_from(format!("tsd {wrong}").split(' ')).is_err(), "{wrong}");
+    }
+    let Command::Policy(Policy::Edit(edit)) = parsed("tsd policy edit f --add-test a maybe b:1").command
+    else {
+        panic!()
+    };
+    assert!(edit.changes().unwrap_err().contains("neither accept nor deny"));
 }
 
 #[test]

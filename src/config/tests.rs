@@ -92,6 +92,16 @@ fn impossible_combinations_are_refused() {
 }
 
 #[test]
+fn mail_domains_are_names_without_more() {
+    let config = load(&sources(Some("[policy]\ndomains = [\"example.com\", \"b.example\"]"), &[])).unwrap();
+    assert_eq!(config.policy_domains.into_iter().collect::<Vec<_>>(), ["b.example", "example.com"]);
+    let config = load(&sources(None, &[("TSD_POLICY_DOMAINS", "a.example,b.example")])).unwrap();
+    assert_eq!(config.policy_domains.len(), 2);
+    let text = errors("[policy]\ndomains = [\"@example.com\"]");
+    assert!(text.contains("policy.domains") && text.contains("example.com"), "{text}");
+}
+
+#[test]
 fn urls_are_bare_servers() {
     let url = ServerUrl::parse("http://203.0.113.9:8080/").unwrap();
     assert_eq!((url.to_string().as_str(), url.port), ("http://203.0.113.9:8080", 8080));

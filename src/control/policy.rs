@@ -106,7 +106,7 @@ pub(super) fn prepare(
     let outcome = PolicyOutcome {
         version: net.policy_version.version,
         diff: diff(&net.compiled, &compiled, &world, SHOWN),
-        warnings: policy.warnings(&world),
+        warnings: [policy.warnings(&world), compiled.doubtful_tests()].concat(),
         applied: false,
         cuts_author: author::cut_off(net, &compiled, author),
     };
@@ -148,7 +148,8 @@ pub(super) fn set(
     if outcome.version != current || (draft.moved_on(epoch) && !stored.stale) {
         return Ok(None);
     }
-    if outcome.diff.lost_total > 0 && !stored.confirmed {
+    let takes = outcome.diff.lost_total > 0 || outcome.cuts_author.is_some();
+    if takes && !stored.confirmed {
         return Err(AdminError::NeedsConfirmation(Box::new(outcome)));
     }
     // Numbers are never given twice, also not that of a policy that could not be read.

@@ -6,7 +6,7 @@ use chrono::{DateTime, Duration, Utc};
 use super::hostinfo::bounded;
 use super::state::{Draft, Tailnet};
 use crate::keys::{MachinePublic, NodePublic, StableId, UserId};
-use crate::model::{KeyId, LoginId, Node, Owner, PendingLogin, PreAuthKey, Role, Tag, Tags};
+use crate::model::{KeyId, LoginId, Node, Owner, PendingLogin, PreAuthKey, Tag, Tags};
 use crate::wire::{CapVer, Hostinfo, Login, RegisterRequest, RegisterResponse, User};
 
 /// Waiting logins at most; the oldest makes room (RELIABILITY row 30).
@@ -211,7 +211,8 @@ fn usable_key(net: &Tailnet, text: &str, now: DateTime<Utc>) -> Result<PreAuthKe
 /// # Errors
 /// When a tag may not be applied; the text names it and the rule.
 pub(super) fn owner(net: &Tailnet, user: UserId, held: &[Tag], asked: &[String]) -> Result<Owner, String> {
-    let name = net.users.get(&user).map(|u| u.name.as_str());
+    let who = net.users.get(&user).map(|u| (u.name.as_str(), u.role));
+    let name = who.map(|(name, _)| name);
     let mut tags: Vec<Tag> = held.to_vec();
     for text in asked {
         let tag = Tag::parse(text).map_err(|e| e.to_string())?;
@@ -221,7 +222,7 @@ pub(super) fn owner(net: &Tailnet, user: UserId, held: &[Tag], asked: &[String])
         if !net.policy.declares(&tag) {
             return Err(format!("{tag} is not declared: add it to \"tagOwners\" in the policy"));
         }
-        if !net.policy.may_apply(&tag, name.map(|name| (name, Role::Member)), held) {
+        if !net.policy.may_apply(&tag, who, held) {
             return Err(format!(
                 "{} may not apply {tag}: the owners of {tag} in the policy's \"tagOwners\" do not include them; add {}, or use a pre-auth key made with --tags {tag}",
                 name.unwrap_or("this key"),

@@ -2,13 +2,17 @@
 
 use askama::Template;
 use chrono::{DateTime, Utc};
+use ring::digest;
 
-use super::editor::{DiffLine, Fault};
+use super::editor::{DiffLine, Editor, Fault, faults};
 use super::pages::{Frame, Room};
-use super::text::{When, clean};
-use crate::acl::{AccessChange, AccessDiff};
-use crate::control::service::NodeView;
+use super::text::{When, clean, count};
+use crate::acl::{AccessChange, AccessDiff, PolicyError};
+use crate::control::service::{NodeView, PolicyOutcome};
 use crate::model::{PolicySummary, PolicyVersion};
+
+/// Changes shown of each kind.
+const SHOWN: usize = 60;
 
 /// One gain or loss in words.
 pub(super) struct ChangeRow {
@@ -18,7 +22,6 @@ pub(super) struct ChangeRow {
 }
 
 /// Who gains and who loses.
-#[derive(Default)]
 pub(super) struct DiffView {
     pub(super) gained: Vec<ChangeRow>,
     pub(super) lost: Vec<ChangeRow>,
@@ -29,7 +32,6 @@ pub(super) struct DiffView {
 
 impl DiffView {
     pub(super) fn new(diff: &AccessDiff, nodes: &[NodeView]) -> Self {
-        const SHOWN: usize = 100;
         let names: std::collections::BTreeMap<_, _> =
             nodes.iter().map(|n| (n.id, clean(&n.name, 63))).collect();
         let name = |id| names.get(&id).cloned().unwrap_or_else(|| format!("node {id}"));
@@ -63,11 +65,95 @@ impl DiffView {
     }
 }
 
+/// Whether a change has to be looked at before it is stored.
+pub(super) fn matters(outcome: &PolicyOutcome) -> bool {
+    outcome.diff.gained_total > 0 || outcome.diff.lost_total > 0 || outcome.cuts_author.is_some()
+}
+
+/// Stands for exactly this change by exactly this text: what was confirmed is what was seen.
+pub(super) fn fingerprint(text: &str, outcome: &PolicyOutcome) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(text.as_bytes());
+    context.update(format!("{:?} {:?}", outcome.diff, outcome.cuts_author).as_bytes());
+    hex::encode(context.finish())
+}
+
+/// What a checked text would change, before it is stored.
+pub(super) struct Preview {
+    pub(super) diff: DiffView,
+    /// It takes access away: the button says so.
+    pub(super) loses: bool,
+    /// The author's own way to the console.
+    pub(super) cuts: Option<String>,
+    /// See [`fingerprint`]; a change that changes nobody's access has none and needs no question.
+    pub(super) seen: String,
+    pub(super) warnings: Vec<Fault>,
+    /// `12 tests hold.`
+    pub(super) tests: String,
+}
+
+impl Preview {
+    pub(super) fn new(
+        editor: &mut Editor,
+        outcome: &PolicyOutcome,
+        nodes: &[NodeView],
+        tests: usize,
+    ) -> Self {
+        let hold = |n: usize| format!("{} {}.", count(n, "test"), if n == 1 { "holds" } else { "hold" });
+        Self {
+            diff: DiffView::new(&outcome.diff, nodes),
+            loses: outcome.diff.lost_total > 0,
+            cuts: outcome.cuts_author.as_deref().map(|why| clean(why, 400)),
+            seen: if matters(outcome) { fingerprint(&editor.text.0, outcome) } else { String::new() },
+            warnings: faults(editor, &outcome.warnings, "warn"),
+            tests: match tests {
+                0 => "The policy has no tests.".to_owned(),
+                1 => hold(1),
+                n => format!("All {}", hold(n)),
+            },
+        }
+    }
+}
+
+/// Faults with their headline.
+#[derive(Default)]
+pub(super) struct Faults {
+    pub(super) headline: String,
+    pub(super) rows: Vec<Fault>,
+}
+
+impl Faults {
+    pub(super) fn new(editor: &mut Editor, errors: &[PolicyError]) -> Self {
+        let tests = errors.iter().filter(|e| e.code == "test-failed").count();
+        let what = match (tests, errors.len() - tests) {
+            (0, n) => format!("{} in the text", count(n, "fault")),
+            (1, 0) => "1 test does not hold".to_owned(),
+            (n, 0) => format!("{n} tests do not hold"),
+            (n, m) => format!("{} in the text, {} that fail", count(m, "fault"), count(n, "test")),
+        };
+        Self { headline: format!("{what}; nothing was changed"), rows: faults(editor, errors, "bad") }
+    }
+
+    /// Tests of the policy in force that the tailnet has moved away from.
+    pub(super) fn broken(editor: &mut Editor, errors: &[PolicyError]) -> Self {
+        if errors.is_empty() {
+            return Self::default();
+        }
+        let what = if errors.len() == 1 { "test does" } else { "tests do" };
+        Self {
+            headline: format!("{} {what} not hold any more", errors.len()),
+            rows: faults(editor, errors, "bad"),
+        }
+    }
+}
+
 /// A stored policy in the history.
 pub(super) struct VersionRow {
     pub(super) version: u64,
     pub(super) author: String,
+    pub(super) comment: String,
     pub(super) created: When,
+    pub(super) size: String,
 }
 
 impl VersionRow {
@@ -75,8 +161,19 @@ impl VersionRow {
         Self {
             version: policy.version,
             author: clean(&policy.author, 80),
+            comment: clean(&policy.comment, 500),
             created: When::new(policy.created, now),
+            size: size(policy.bytes),
         }
+    }
+}
+
+/// A length in words.
+pub(super) fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000 => format!("{bytes} bytes"),
+        1_000..1_000_000 => format!("{} kB", (bytes + 500) / 1_000),
+        _ => format!("{}.{} MB", bytes / 1_000_000, bytes % 1_000_000 / 100_000),
     }
 }
 
@@ -86,50 +183,72 @@ impl VersionRow {
 pub(super) struct Access {
     pub(super) frame: Frame,
     pub(super) sentence: String,
-    /// What stands in the editor.
-    pub(super) text: String,
+    /// What cannot be stored here, and why: the policy comes from a file, or the stored one is unreadable.
+    pub(super) obstacle: Option<String>,
+    pub(super) editor: Editor,
+    /// The text in force is too long to be loaded unasked.
+    pub(super) unloaded: Option<String>,
     /// The version the editor started from.
     pub(super) expect: u64,
-    pub(super) rows: usize,
-    pub(super) faults: Vec<Fault>,
-    pub(super) warnings: Vec<Fault>,
-    pub(super) diff: Option<DiffView>,
-    /// Ask before access is taken away.
-    pub(super) confirm: bool,
+    pub(super) comment: String,
+    pub(super) faults: Faults,
+    pub(super) preview: Option<Preview>,
     /// Somebody stored another policy meanwhile: from theirs to this draft.
     pub(super) race: Option<Vec<DiffLine>>,
+    /// What an edit made by us changed in the text.
+    pub(super) edited: Option<Vec<DiffLine>>,
     pub(super) history: Vec<VersionRow>,
+    pub(super) more: usize,
 }
 
 impl Access {
-    pub(super) fn new(frame: Frame, current: &PolicyVersion, text: String, history: Vec<VersionRow>) -> Self {
+    pub(super) fn new(frame: Frame, current: &PolicyVersion, text: String, now: DateTime<Utc>) -> Self {
         Self {
             sentence: match current.version {
                 0 => "No policy was stored yet: all members reach all devices.".to_owned(),
-                v => format!("Version {v} is in force."),
+                v => format!(
+                    "Version {v} is in force, stored {} by {}.",
+                    When::new(current.created, now).words(),
+                    clean(&current.author, 80)
+                ),
             },
+            obstacle: None,
             expect: current.version,
-            rows: text.lines().count().clamp(12, 32),
-            text,
-            faults: Vec::new(),
-            warnings: Vec::new(),
-            diff: None,
-            confirm: false,
+            editor: Editor::new(text),
+            unloaded: None,
+            comment: String::new(),
+            faults: Faults::default(),
+            preview: None,
             race: None,
-            history,
+            edited: None,
+            history: Vec::new(),
+            more: 0,
             frame,
         }
     }
 }
 
-/// A stored policy, to look at.
+/// A stored policy, to look at and to go back to.
 #[derive(Template)]
 #[template(path = "version.html")]
 pub(super) struct Version {
     pub(super) frame: Frame,
     pub(super) row: VersionRow,
-    pub(super) text: String,
-    pub(super) current: bool,
+    pub(super) editor: Editor,
+    /// The text is too long to be shown whole.
+    pub(super) cut: bool,
+    pub(super) current: u64,
+    /// From the version before to this one, with its number.
+    pub(super) made: Option<(u64, Vec<DiffLine>)>,
     /// From this version to the one in force.
     pub(super) since: Vec<DiffLine>,
+    pub(super) comment: String,
+    pub(super) faults: Faults,
+    pub(super) preview: Option<Preview>,
+}
+
+impl Version {
+    pub(super) fn in_force(&self) -> bool {
+        self.row.version == self.current
+    }
 }

@@ -1,15 +1,95 @@
-//! What the Access page shows of a policy text: faults with the line they stand in, and the
-//! difference between two texts. Pure and bounded.
+//! What the Access page shows of a policy text: the editor with numbered lines, faults with the line
+//! they stand in, and the difference between two texts. Pure and bounded.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use askama::filters::HtmlSafe;
 
 use crate::acl::PolicyError;
-use crate::ui::text::clean;
+use crate::ui::text::{Area, clean};
 
 /// Characters shown of a line on either side of a fault; a phone shows about forty in all.
 const AROUND: usize = 36;
+/// Faults that are shown.
+const MAX_FAULTS: usize = 50;
 /// Lines of a difference that are shown.
 const MAX_DIFF: usize = 400;
 /// Above this many table cells the difference is told as "all of it".
 const MAX_CELLS: usize = 1_000_000;
+
+/// Texts with more lines are shown without numbers.
+const MAX_NUMBERED: usize = 3_000;
+/// And longer ones, and these are not loaded unasked.
+pub(super) const MAX_LOADED: usize = 256 << 10;
+
+/// A textarea with the numbers of its lines beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Editor {
+    pub(super) text: Area,
+    pub(super) rows: usize,
+    pub(super) gutter: Option<Gutter>,
+}
+
+impl Editor {
+    pub(super) fn new(text: String) -> Self {
+        // A text past the limit may have a million lines; counting stops early.
+        let lines = text.lines().take(MAX_NUMBERED + 1).count();
+        let numbered = lines <= MAX_NUMBERED && text.len() <= MAX_LOADED;
+        Self {
+            rows: if numbered { lines.max(11) + 1 } else { 32 },
+            gutter: numbered.then(|| Gutter { lines: lines.max(1), marks: BTreeMap::new() }),
+            text: Area(text),
+        }
+    }
+
+    /// Marks a line; the first mark stays.
+    pub(super) fn mark(&mut self, line: u32, tone: &'static str, why: &str) {
+        if let Some(gutter) = &mut self.gutter
+            && (1..=gutter.lines).contains(&(line as usize))
+        {
+            gutter.marks.entry(line).or_insert_with(|| (tone, clean(why, 200)));
+        }
+    }
+
+    /// Where a link to a line goes.
+    pub(super) fn place(&self, line: u32) -> String {
+        match &self.gutter {
+            Some(gutter) if gutter.marks.contains_key(&line) => format!("#L{line}"),
+            _ => "#text".to_owned(),
+        }
+    }
+}
+
+/// Numbers of lines, some marked: `L12` is an anchor for marked ones only, which keeps pages small.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Gutter {
+    lines: usize,
+    marks: BTreeMap<u32, (&'static str, String)>,
+}
+
+impl HtmlSafe for Gutter {}
+
+impl fmt::Display for Gutter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in 1..=u32::try_from(self.lines).unwrap_or(u32::MAX) {
+            match self.marks.get(&line) {
+                None => writeln!(f, "{line}")?,
+                Some((tone, why)) => {
+                    write!(f, "<a id=\"L{line}\" class=\"{tone}\" tabindex=\"-1\" title=\"")?;
+                    why.chars().try_for_each(|c| match c {
+                        '&' => f.write_str("&amp;"),
+                        '"' => f.write_str("&quot;"),
+                        '<' => f.write_str("&lt;"),
+                        c => fmt::Write::write_char(f, c),
+                    })?;
+                    writeln!(f, "\">{line}</a>")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
 
 /// A fault with the line it stands in, cut in three at the fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,16 +102,25 @@ pub(super) struct Fault {
     pub(super) before: String,
     pub(super) marked: String,
     pub(super) after: String,
+    /// A link to the line.
+    pub(super) place: String,
 }
 
-/// Puts each fault beside its line of `text`.
-pub(super) fn faults(text: &str, errors: &[PolicyError]) -> Vec<Fault> {
-    let lines: Vec<&str> = text.lines().collect();
-    errors.iter().take(50).map(|e| fault(&lines, e)).collect()
+/// Puts each fault beside its line of the editor's text, and marks the line.
+pub(super) fn faults(editor: &mut Editor, errors: &[PolicyError], tone: &'static str) -> Vec<Fault> {
+    for error in errors.iter().take(MAX_FAULTS) {
+        editor.mark(error.line, tone, &error.message);
+    }
+    let wanted: BTreeMap<u32, &str> = {
+        let lines: std::collections::BTreeSet<u32> = errors.iter().take(MAX_FAULTS).map(|e| e.line).collect();
+        let numbered = (1_u32..).zip(editor.text.0.lines());
+        numbered.filter(|(n, _)| lines.contains(n)).collect()
+    };
+    let found = errors.iter().take(MAX_FAULTS);
+    found.map(|e| fault(wanted.get(&e.line).copied().unwrap_or(""), e, editor.place(e.line))).collect()
 }
 
-fn fault(lines: &[&str], error: &PolicyError) -> Fault {
-    let line = (error.line as usize).checked_sub(1).and_then(|n| lines.get(n)).copied().unwrap_or("");
+fn fault(line: &str, error: &PolicyError, place: String) -> Fault {
     let mut at = (error.column.saturating_sub(1) as usize).min(line.len());
     while !line.is_char_boundary(at) {
         at -= 1;
@@ -52,6 +141,7 @@ fn fault(lines: &[&str], error: &PolicyError) -> Fault {
         before: clean(&lead.replace('\t', " "), AROUND + 2),
         marked: if marked.is_empty() { "⏎".to_owned() } else { clean(marked, AROUND) },
         after: clean(&after.replace('\t', " "), AROUND),
+        place,
     }
 }
 
@@ -101,8 +191,11 @@ fn line(sign: char, text: &str) -> DiffLine {
 fn middle(a: &[&str], b: &[&str], out: &mut Vec<DiffLine>) {
     let width = b.len() + 1;
     if (a.len() + 1).saturating_mul(width) > MAX_CELLS {
-        out.extend(a.iter().map(|t| line('-', t)));
-        out.extend(b.iter().map(|t| line('+', t)));
+        out.extend(a.iter().take(MAX_DIFF / 2).map(|t| line('-', t)));
+        if a.len() > MAX_DIFF / 2 {
+            out.push(line('…', ""));
+        }
+        out.extend(b.iter().take(MAX_DIFF / 2 + 1).map(|t| line('+', t)));
         return;
     }
     let mut table = vec![0_u32; (a.len() + 1) * width];
@@ -145,6 +238,10 @@ mod tests {
 
     use super::*;
 
+    fn faults(text: &str, errors: &[PolicyError]) -> Vec<Fault> {
+        super::faults(&mut Editor::new(text.into()), errors, "bad")
+    }
+
     fn error(line: u32, column: u32) -> PolicyError {
         PolicyError { code: "syntax", line, column, message: "m".into(), hint: String::new() }
     }
@@ -164,6 +261,33 @@ mod tests {
         assert_eq!(got.len(), 4);
         assert_eq!(got[2].marked, "é");
         assert_eq!(got[3].marked, "⏎");
+    }
+
+    #[test]
+    fn marked_lines_are_anchors_and_their_reasons_cannot_leave_the_attribute() {
+        let mut editor = Editor::new("a\nb\nc".into());
+        let evil = PolicyError { message: "\"><script>".into(), ..error(2, 1) };
+        let found = super::faults(&mut editor, &[evil, error(9, 1)], "bad");
+        assert_eq!((found[0].place.as_str(), found[1].place.as_str()), ("#L2", "#text"));
+        let gutter = editor.gutter.unwrap().to_string();
+        assert_eq!(
+            gutter,
+            "1\n<a id=\"L2\" class=\"bad\" tabindex=\"-1\" title=\"&quot;>&lt;script>\">2</a>\n3\n"
+        );
+    }
+
+    #[test]
+    fn long_texts_go_without_numbers() {
+        assert!(Editor::new("x\n".repeat(MAX_NUMBERED + 1)).gutter.is_none());
+        assert!(Editor::new("x".repeat(MAX_LOADED + 1)).gutter.is_none());
+        assert_eq!(Editor::new(String::new()).rows, 12);
+    }
+
+    #[test]
+    fn the_difference_of_large_texts_is_bounded() {
+        let (old, new) = ("a\n".repeat(300_000), "b\n".repeat(300_000));
+        let lines = difference(&old, &new);
+        assert!(lines.len() <= MAX_DIFF + 2 && lines.iter().any(|l| l.sign == '+'), "{}", lines.len());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::routes::{Asked, Caller, Fields, Reply, mendable, page, page_with, par
 use super::text::{clean, shell};
 use super::{Stop, done, redirect};
 use crate::control::service::{AdminError, NewAuthKeyRequest};
+use crate::model::Role;
 
 fn people_page(caller: &Caller, notice: Option<Notice>) -> People {
     let frame = caller.frame(Room::People, "People").command("tsd users list").notice(notice);
@@ -49,6 +50,14 @@ pub(super) async fn rename_user(caller: Caller, Path(id): Path<u64>, fields: Fie
     let name = fields.one("name").trim();
     let outcome = caller.shared.control().rename_user(&caller.actor(), &user_name(&caller, id)?, name).await;
     people_outcome(&caller, "renamed", "", outcome)
+}
+
+pub(super) async fn set_role(caller: Caller, Path(id): Path<u64>, fields: Fields) -> Reply {
+    let Some(role) = Role::parse(fields.one("role")) else {
+        return Err(Stop::Form(StatusCode::BAD_REQUEST));
+    };
+    let outcome = caller.shared.control().set_role(&caller.actor(), &user_name(&caller, id)?, role).await;
+    people_outcome(&caller, "role", "", outcome)
 }
 
 pub(super) async fn delete_user(caller: Caller, Path(id): Path<u64>, _fields: Fields) -> Reply {

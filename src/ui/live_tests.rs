@@ -283,7 +283,13 @@ async fn a_policy_is_checked_saved_and_a_lost_race_keeps_the_draft() {
         .post("/access", &[("text", "{\n  \"acls\": oops\n}"), ("expect", &version), ("do", "save")])
         .await;
     assert_eq!(broken.status, StatusCode::UNPROCESSABLE_ENTITY);
-    assert!(broken.body.contains("<b>2:") && broken.body.contains("<mark>"), "{}", broken.body);
+    assert!(
+        broken.body.contains("<a href=\"#L2\"><b>2:")
+            && broken.body.contains("id=\"L2\" class=\"bad\"")
+            && broken.body.contains("<mark>"),
+        "{}",
+        broken.body
+    );
 
     let saved = site.post("/access", &[("text", text), ("expect", &version), ("do", "save")]).await;
     assert_eq!(saved.location(), "/access?done=saved", "{}", saved.body);

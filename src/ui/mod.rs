@@ -8,6 +8,7 @@ mod access_pages;
 mod assets;
 mod device_pages;
 mod editor;
+mod history;
 mod key_routes;
 mod pages;
 mod routes;
@@ -320,6 +321,8 @@ fn done(code: Option<&str>) -> Option<Notice> {
         "revoked" => "The key was revoked. Devices that joined with it stay.",
         "made" => "The user was made.",
         "deleted" => "The user was deleted and their keys revoked.",
+        "role" => "The role was saved. Rules for roles follow it at once.",
+        "back" => "The old text is in force again, as a new version.",
         "saved" => "The policy was saved and is in force.",
         _ => return None,
     };

@@ -6,7 +6,9 @@ use chrono::{DateTime, Utc};
 
 use super::session::Session;
 use super::text::{Mark, When, clean, count};
+use crate::acl::PolicyError;
 use crate::control::service::{AuthKeyView, NodeView, UserView};
+use crate::model::Role;
 
 /// Which room of the rail is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +18,7 @@ pub(super) enum Room {
     Approvals,
     People,
     Access,
+    Simulator,
     Keys,
     /// Outside all rooms: sign-in, errors.
     None,
@@ -125,6 +128,45 @@ pub(super) struct Login {
     pub(super) token: Option<String>,
 }
 
+/// What needs attention, and where it is mended when that is in the console.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Warning {
+    pub(super) text: String,
+    /// Address and words.
+    pub(super) link: Option<(String, &'static str)>,
+}
+
+impl Warning {
+    /// Something to mend elsewhere.
+    pub(super) fn plain(text: &str) -> Self {
+        Self { text: clean(text, 600), link: None }
+    }
+
+    /// Something to mend behind a link.
+    pub(super) fn linked(text: &str, url: String, words: &'static str) -> Self {
+        Self { link: Some((url, words)), ..Self::plain(text) }
+    }
+}
+
+/// Tests shown on Start.
+const MAX_BROKEN: usize = 5;
+
+/// What is wrong with the policy in force, each with the way to its line.
+pub(super) fn policy_warnings(fault: Option<&str>, broken: &[PolicyError]) -> Vec<Warning> {
+    let unread = |why| Warning::linked(why, "/access".to_owned(), "Mend the policy");
+    let line = |test: &PolicyError| {
+        let text = format!("A test of the policy does not hold, line {}: {}", test.line, test.message);
+        Warning::linked(&text, format!("/access?line={0}#L{0}", test.line), "Look at the test")
+    };
+    let mut out: Vec<Warning> = fault.map(unread).into_iter().collect();
+    out.extend(broken.iter().take(MAX_BROKEN).map(line));
+    if broken.len() > MAX_BROKEN {
+        let text = format!("{} more tests of the policy do not hold.", broken.len() - MAX_BROKEN);
+        out.push(Warning::linked(&text, "/access".to_owned(), "See all"));
+    }
+    out
+}
+
 /// Start.
 #[derive(Template)]
 #[template(path = "start.html")]
@@ -132,7 +174,7 @@ pub(super) struct Start {
     pub(super) frame: Frame,
     pub(super) healthy: bool,
     pub(super) sentence: String,
-    pub(super) warnings: Vec<String>,
+    pub(super) warnings: Vec<Warning>,
     pub(super) facts: Vec<(String, String)>,
     pub(super) counts: Vec<(usize, &'static str, &'static str)>,
     pub(super) join_url: String,
@@ -206,8 +248,22 @@ pub(super) fn user_names(users: &[UserView]) -> Vec<String> {
 pub(super) struct PersonRow {
     pub(super) id: u64,
     pub(super) name: String,
+    pub(super) role: Role,
     pub(super) nodes: usize,
     pub(super) created: When,
+}
+
+/// What a role means, for people.
+pub(super) const fn role_words(role: Role) -> &'static str {
+    match role {
+        Role::Owner => "owner: everything; there has to be one",
+        Role::Admin => "admin: everything but making owners",
+        Role::NetworkAdmin => "network-admin: access rules, DNS and routes",
+        Role::ItAdmin => "it-admin: devices and people",
+        Role::BillingAdmin => "billing-admin: only a name for rules, there is no billing",
+        Role::Auditor => "auditor: reads everything, changes nothing",
+        Role::Member => "member: own devices only",
+    }
 }
 
 /// People.
@@ -217,6 +273,8 @@ pub(super) struct People {
     pub(super) frame: Frame,
     pub(super) sentence: String,
     pub(super) rows: Vec<PersonRow>,
+    /// All roles with what they mean.
+    pub(super) roles: [(Role, &'static str); 7],
     pub(super) name_field: String,
 }
 
@@ -225,6 +283,7 @@ impl People {
         let row = |u: &UserView| PersonRow {
             id: u.id.0,
             name: clean(&u.name, 80),
+            role: u.role,
             nodes: u.nodes,
             created: When::new(u.created, now),
         };
@@ -235,6 +294,7 @@ impl People {
                 n => format!("{n} users own the devices here."),
             },
             rows: users.iter().map(row).collect(),
+            roles: Role::ALL.map(|role| (role, role_words(role))),
             name_field: String::new(),
             frame,
         }

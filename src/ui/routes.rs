@@ -13,11 +13,12 @@ use serde::Deserialize;
 
 use super::device_pages::{Approvals, Device, DeviceFilter, Devices, node_argument};
 use super::pages::{
-    Confirm, Frame, Login, Message, Notice, Room, Start, expiry_warnings, health_sentence, user_names,
+    Confirm, Frame, Login, Message, Notice, Room, Start, Warning, expiry_warnings, health_sentence,
+    policy_warnings, user_names,
 };
 use super::session::{Session, clear_cookie};
 use super::text::{clean, shell};
-use super::{RequestInfo, Shared, Stop, access, done, key_routes, redirect};
+use super::{RequestInfo, Shared, Stop, access, done, history, key_routes, redirect};
 use crate::clock::Now;
 use crate::control::service::{Actor, AdminError, NodeView};
 use crate::model::Tag;
@@ -26,6 +27,9 @@ use crate::model::Tag;
 const FORM_LIMIT: usize = 64 << 10;
 /// The policy may have 16 MiB; every byte of it may be sent as three.
 const POLICY_LIMIT: usize = (48 << 20) + FORM_LIMIT;
+
+/// How the service's own sentence about broken tests begins after its number.
+const BROKEN_TESTS: &str = " test(s) of the policy do not hold";
 
 pub(super) type Reply = Result<Response, Stop>;
 
@@ -45,12 +49,14 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/approvals", get(approvals))
         .route("/a/{id}", get(login_request).post(decide))
         .route("/people", get(key_routes::people).post(key_routes::make_user))
+        .route("/people/{id}/role", post(key_routes::set_role))
         .route("/people/{id}/rename", post(key_routes::rename_user))
         .route("/people/{id}/delete", post(key_routes::delete_user))
         .route("/keys", get(key_routes::keys).post(key_routes::make_key))
         .route("/keys/{id}/revoke", post(key_routes::revoke_key))
         .route("/access", get(access::editor).post(access::submit).layer(DefaultBodyLimit::max(POLICY_LIMIT)))
-        .route("/access/version/{version}", get(access::version))
+        .route("/access/version/{version}", get(history::version).post(history::rollback))
+        .route("/access/version/{version}/text", get(history::text))
         .fallback(|| async { Stop::Missing })
         .method_not_allowed_fallback(|| async { Stop::Missing })
         .layer(DefaultBodyLimit::max(FORM_LIMIT))
@@ -141,6 +147,7 @@ pub(super) struct Asked {
     why: Option<String>,
     pub(super) done: Option<String>,
     pub(super) from: Option<String>,
+    pub(super) line: Option<String>,
 }
 
 /// Writes a page.
@@ -162,13 +169,17 @@ async fn start(caller: Caller) -> Reply {
     let control = caller.shared.control();
     let (nodes, logins, users) = (control.nodes(), control.logins(), control.users());
     let status = caller.shared.status();
-    let mut warnings = status.warnings();
-    warnings.extend(expiry_warnings(&nodes, caller.now));
+    let (fault, broken) = (control.policy_fault(), control.broken_tests());
+    let mut warnings = policy_warnings(fault.as_deref(), &broken);
+    // The service names both in plain words too; here they come with the way to their line.
+    let told = |w: &String| fault.as_ref() == Some(w) || (!broken.is_empty() && w.contains(BROKEN_TESTS));
+    let others = status.warnings().into_iter().filter(|w| !told(w));
+    warnings.extend(others.chain(expiry_warnings(&nodes, caller.now)).map(|w| Warning::plain(&w)));
     let usable = control.auth_keys().iter().filter(|k| k.state == "usable").count();
     page(&Start {
         healthy: warnings.is_empty(),
         sentence: health_sentence(&nodes, logins.len(), warnings.len()),
-        warnings: warnings.iter().map(|w| clean(w, 600)).collect(),
+        warnings,
         facts: status.facts(),
         counts: vec![
             (nodes.iter().filter(|n| n.online).count(), "devices online", "/devices?state=online"),

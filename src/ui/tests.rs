@@ -8,15 +8,15 @@ use chrono::{DateTime, Duration, TimeZone, Utc};
 
 use super::access_pages::*;
 use super::device_pages::*;
-use super::editor::{difference, faults};
+use super::editor::{Editor, difference};
 use super::pages::*;
 use super::session::Session;
 use super::text::When;
 use crate::acl::{AccessChange, AccessDiff, PolicyError};
 use crate::clock::Rng;
-use crate::control::service::{AuthKeyView, LoginView, NodeView, UserView};
+use crate::control::service::{AuthKeyView, LoginView, NodeView, PolicyOutcome, UserView};
 use crate::keys::{MachinePrivate, NodeId, NodePrivate, UserId};
-use crate::model::{KeyId, LoginId, PolicyVersion, Tag};
+use crate::model::{KeyId, LoginId, PolicySummary, PolicyVersion, Tag};
 
 const EVIL: &str = "<script>alert(1)</script>\"'><img src=x onerror=y>\u{202e}gnp.exe";
 
@@ -138,11 +138,12 @@ fn policy(version: u64, text: &str) -> PolicyVersion {
 const POLICY: &str = "// Who reaches whom.\n{\n  \"groups\": { \"group:dev\": [\"alice@\", \"bob@example.com\"] },\n  \"tagOwners\": { \"tag:db\": [\"group:dev\"] },\n  \"acls\": [\n    { \"action\": \"accept\", \"src\": [\"group:dev\"], \"dst\": [\"tag:db:5432\"] },\n    { \"action\": \"accept\", \"src\": [\"autogroup:member\"], \"dst\": [\"autogroup:self:*\"] },\n  ],\n}\n";
 
 fn access(text: &str) -> Access {
-    let history = vec![
-        VersionRow::new(&policy(2, "").summary(), now()),
+    let mut out = Access::new(frame(Room::Access, "Access"), &policy(2, POLICY), text.into(), now());
+    out.history = vec![
+        VersionRow::new(&PolicySummary { comment: "one port only".into(), ..policy(2, "").summary() }, now()),
         VersionRow::new(&policy(1, "").summary(), now()),
     ];
-    Access::new(frame(Room::Access, "Access"), &policy(2, POLICY), text.into(), history)
+    out
 }
 
 fn fault(line: u32, column: u32) -> PolicyError {
@@ -155,7 +156,7 @@ fn fault(line: u32, column: u32) -> PolicyError {
     }
 }
 
-fn start(nodes: &[NodeView], users: &[UserView], warnings: Vec<String>) -> Start {
+fn start(nodes: &[NodeView], users: &[UserView], warnings: Vec<Warning>) -> Start {
     Start {
         healthy: warnings.is_empty(),
         sentence: health_sentence(nodes, 2, warnings.len()),
@@ -203,6 +204,10 @@ fn diff() -> AccessDiff {
     }
 }
 
+fn outcome(diff: AccessDiff) -> PolicyOutcome {
+    PolicyOutcome { version: 2, diff, warnings: Vec::new(), applied: false, cuts_author: None }
+}
+
 fn message(code: u16) -> Message {
     Message {
         frame: Frame::stranger("This device waits for an admin"),
@@ -245,10 +250,14 @@ fn people(users: &[UserView]) -> String {
 /// All pages with the data people have.
 fn all_pages() -> Vec<(&'static str, String)> {
     let mut faulty = access(&POLICY.replace("tag:db:5432", "tag:web:80"));
-    faulty.faults = faults(&faulty.text, &[fault(6, 62), fault(3, 5)]);
+    faulty.faults = Faults::new(&mut faulty.editor, &[fault(6, 62), fault(3, 5)]);
     let mut losing = access(POLICY);
-    losing.diff = Some(DiffView::new(&diff(), &nodes()));
-    losing.confirm = true;
+    let outcome = PolicyOutcome {
+        warnings: vec![fault(5, 3)],
+        cuts_author: Some("you sit at laptop and would lose access to nas".into()),
+        ..outcome(diff())
+    };
+    losing.preview = Some(Preview::new(&mut losing.editor, &outcome, &nodes(), 3));
     let mut race = access(POLICY);
     race.race = Some(difference(POLICY, &POLICY.replace("5432", "5433")));
     let made = Made {
@@ -260,16 +269,21 @@ fn all_pages() -> Vec<(&'static str, String)> {
     let version = Version {
         frame: frame(Room::Access, "Version 1"),
         row: VersionRow::new(&policy(1, POLICY).summary(), now()),
-        text: POLICY.into(),
-        current: false,
+        editor: Editor::new(POLICY.into()),
+        cut: false,
+        current: 3,
+        made: Some((0, difference("", POLICY))),
         since: difference(POLICY, &POLICY.replace("5432", "443")),
+        comment: String::new(),
+        faults: Faults::default(),
+        preview: None,
     };
     let logins = [login("alices-new-laptop", "macOS"), login("DESKTOP-8F2K1", "windows")];
     vec![
         ("login", Login { frame: Frame::stranger("Sign in to tsd"), token: None }.render().unwrap()),
         ("login-token", Login { frame: Frame::stranger("Sign in to tsd"), token: Some("ab".into()) }.render().unwrap()),
         ("stranger", message(200).render().unwrap()),
-        ("start", start(&nodes(), &users(), vec!["Port 443 belongs to another program (nginx), so TLS is on 8443: clients that lose their stream will not find it. Free 443 or give --url.".into()]).render().unwrap()),
+        ("start", start(&nodes(), &users(), vec![Warning::plain("Port 443 belongs to another program (nginx), so TLS is on 8443: clients that lose their stream will not find it. Free 443 or give --url."), Warning::linked("A test of the policy does not hold, line 4: x", "/access?line=4#L4".into(), "Look at the test")]).render().unwrap()),
         ("start-empty", start(&[], &[], vec![]).render().unwrap()),
         ("devices", devices(&nodes(), &DeviceFilter::default())),
         ("devices-empty", devices(&[], &DeviceFilter::default())),
@@ -321,10 +335,13 @@ fn hostile_text_stays_text() {
     let mut evil_key = key(1, "usable");
     evil_key.user = EVIL.into();
     let mut text = access(EVIL);
-    text.faults = faults(
-        EVIL,
-        &[PolicyError { code: "syntax", line: 1, column: 4, message: EVIL.into(), hint: EVIL.into() }],
-    );
+    let evil = PolicyError { code: "syntax", line: 1, column: 4, message: EVIL.into(), hint: EVIL.into() };
+    text.faults = Faults::new(&mut text.editor, std::slice::from_ref(&evil));
+    let cut = PolicyOutcome { warnings: vec![evil], cuts_author: Some(EVIL.into()), ..outcome(diff()) };
+    text.preview = Some(Preview::new(&mut text.editor, &cut, &[hostile_node()], 0));
+    text.comment = EVIL.into();
+    text.obstacle = Some(EVIL.into());
+    text.edited = Some(difference("a", EVIL));
     text.race = Some(difference("a", EVIL));
     let pages = [
         devices(&[hostile_node()], &DeviceFilter { q: EVIL.into(), state: EVIL.into(), page: 9 }),
@@ -349,7 +366,7 @@ fn a_textarea_cannot_be_closed_and_keeps_its_first_line() {
     let html = access("\n</textarea><script>").render().unwrap();
     assert!(!html.contains("</textarea><script>"));
     // The parser drops one line end after the tag, so there are two.
-    assert!(html.contains("autocomplete=\"off\">\n\n&#60;"), "{html}");
+    assert!(html.contains("aria-label=\"Policy\">\n\n&lt;/textarea>&lt;script>"), "{html}");
 }
 
 #[test]

@@ -25,6 +25,11 @@ impl When {
             words: distance((at - now).num_seconds()),
         }
     }
+
+    /// `3 minutes ago`, for the middle of a sentence.
+    pub(super) fn words(&self) -> &str {
+        &self.words
+    }
 }
 
 /// `3 minutes ago`, `in 2 days`: `seconds` is positive in the future.
@@ -89,6 +94,26 @@ fn disturbs(c: char) -> bool {
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{061c}')
 }
 
+/// What stands in a textarea. Only what could end it or begin a reference is escaped: a policy is full
+/// of quotes, and five bytes for each would double the page.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Area(pub(super) String);
+
+impl HtmlSafe for Area {}
+
+impl std::fmt::Display for Area {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut rest = self.0.as_str();
+        while let Some(at) = rest.find(['&', '<']) {
+            let (before, from) = rest.split_at(at);
+            f.write_str(before)?;
+            f.write_str(if from.starts_with('&') { "&amp;" } else { "&lt;" })?;
+            rest = from.get(1..).unwrap_or("");
+        }
+        f.write_str(rest)
+    }
+}
+
 /// `text`, or an en dash when there is nothing to show.
 pub(super) fn or_dash(text: String) -> String {
     if text.trim().is_empty() { "–".to_owned() } else { text }
@@ -142,6 +167,12 @@ mod tests {
         assert_eq!(shell("a'; rm -rf /"), r"'a'\''; rm -rf /'");
         assert_eq!(shell("--yes"), "'--yes'");
         assert_eq!(shell(""), "''");
+    }
+
+    #[test]
+    fn an_area_cannot_be_closed_and_keeps_its_quotes() {
+        let area = Area("\"a\" </textarea>&lt;\u{e9}<".into());
+        assert_eq!(area.to_string(), "\"a\" &lt;/textarea>&amp;lt;\u{e9}&lt;");
     }
 
     #[test]

@@ -11,6 +11,8 @@ mod tailnet;
 mod uses;
 mod warnings;
 
+pub(super) use uses::unused_names;
+
 use super::ast::File;
 use super::error::Faults;
 

@@ -62,8 +62,20 @@ fn name_of(alias: &Alias) -> Option<&str> {
     }
 }
 
-/// Names that stand nowhere.
+/// A declared name: its section, itself, its place.
+pub(in crate::acl) type Declared<'f> = (&'static str, &'f str, Span);
+
+/// Warns of names that stand nowhere.
 pub(super) fn unused(file: &File, lines: &Lines, faults: &mut Faults) {
+    let names = unused_names(file);
+    for names in names.chunk_by(|a, b| a.0 == b.0) {
+        let idle: Vec<(&str, Span)> = names.iter().map(|(_, name, span)| (*name, *span)).collect();
+        tell(names.first().map_or("", |n| n.0), &idle, lines, faults);
+    }
+}
+
+/// Names that stand nowhere, section by section.
+pub(in crate::acl) fn unused_names(file: &File) -> Vec<Declared<'_>> {
     let tests = test_names(file);
     let mut used: BTreeSet<&str> = BTreeSet::new();
     each_alias(file, &mut |alias, _| used.extend(name_of(alias)));
@@ -79,15 +91,13 @@ pub(super) fn unused(file: &File, lines: &Lines, faults: &mut Faults) {
         .chain(grants().map(|g| &g.posture))
         .chain(file.ssh.iter().map(|r| &r.posture));
     used.extend(lists.flatten().flatten().chain(&file.default_src_posture).map(|p| p.value.as_str()));
-    let mut tell = |section: &str, names: &mut dyn Iterator<Item = (&str, Span)>| {
-        let idle: Vec<(&str, Span)> = names.filter(|(name, _)| !used.contains(name)).collect();
-        tell(section, &idle, lines, faults);
-    };
-    tell("groups", &mut file.groups.iter().map(|(n, v)| (n.as_str(), v.span)));
-    tell("hosts", &mut file.hosts.iter().map(|(n, v)| (n.as_str(), v.span)));
-    tell("ipsets", &mut file.ipsets.iter().map(|(n, v)| (n.as_str(), v.span)));
-    tell("tagOwners", &mut file.tag_owners.iter().map(|(n, v)| (n.as_str(), v.span)));
-    tell("postures", &mut file.postures.iter().map(|(n, v)| (n.as_str(), v.span)));
+    let groups = file.groups.iter().map(|(n, v)| ("groups", n.as_str(), v.span));
+    let hosts = file.hosts.iter().map(|(n, v)| ("hosts", n.as_str(), v.span));
+    let ipsets = file.ipsets.iter().map(|(n, v)| ("ipsets", n.as_str(), v.span));
+    let tags = file.tag_owners.iter().map(|(n, v)| ("tagOwners", n.as_str(), v.span));
+    let postures = file.postures.iter().map(|(n, v)| ("postures", n.as_str(), v.span));
+    let all = groups.chain(hosts).chain(ipsets).chain(tags).chain(postures);
+    all.filter(|(_, name, _)| !used.contains(name)).collect()
 }
 
 fn tell(section: &str, idle: &[(&str, Span)], lines: &Lines, faults: &mut Faults) {

@@ -44,6 +44,31 @@ async fn ask(socket: &Path, method: &str, path: &str, body: serde_json::Value) -
     (status, serde_json::from_slice(&bytes).unwrap_or_default())
 }
 
+async fn policies_cross_the_socket(socket: &Path) {
+    let null = serde_json::Value::Null;
+    // Larger than any other request may be.
+    let long = format!("{{}} // {}", "x".repeat(3 << 20));
+    let body = serde_json::json!({"text": long, "comment": "long"});
+    assert_eq!(ask(socket, "PUT", "/v1/policy", body).await.1["version"], 1);
+    let body = serde_json::json!({"text": "{\"acls\": []}", "comment": "short", "expect": 1});
+    assert_eq!(ask(socket, "PUT", "/v1/policy", body).await.1["version"], 2);
+    let body = serde_json::json!({"version": 1, "comment": "after all", "expect": 2});
+    assert_eq!(ask(socket, "POST", "/v1/policy/rollback", body).await.1["version"], 3);
+    let (_, history) = ask(socket, "GET", "/v1/policy/history", null.clone()).await;
+    let told: Vec<_> = history.as_array().unwrap().iter().map(|p| p["comment"].as_str().unwrap()).collect();
+    assert_eq!(told, ["back to version 1: after all", "short", "long"]);
+    assert_eq!((&history[0]["bytes"], history[0].get("text")), (&long.len().into(), None));
+    let (_, second) = ask(socket, "GET", "/v1/policy/history/2", null.clone()).await;
+    assert_eq!(
+        (second["text"].as_str(), second["comment"].as_str()),
+        (Some("{\"acls\": []}"), Some("short"))
+    );
+    assert_eq!(ask(socket, "GET", "/v1/policy/history/9", null.clone()).await.0, 404);
+    let (status, _) =
+        ask(socket, "POST", "/v1/users", serde_json::json!({"name": "x".repeat(2 << 20)})).await;
+    assert_eq!(status, 413);
+}
+
 #[tokio::test]
 async fn commands_and_errors_cross_the_socket() {
     let temp = tempfile::tempdir().unwrap();
@@ -84,6 +109,14 @@ async fn commands_and_errors_cross_the_socket() {
     assert_eq!((status, &error["code"]), (404, &"not-found".into()));
     let (status, _) = ask(&socket, "GET", "/v1/bogus", null.clone()).await;
     assert_eq!(status, 400);
+    assert_eq!(user["role"], "owner");
+    let (status, error) =
+        ask(&socket, "PUT", "/v1/users/alice/role", serde_json::json!({"role": "boss"})).await;
+    assert_eq!((status, error["error"].as_str().unwrap().contains("network-admin")), (400, true));
+    let (status, error) =
+        ask(&socket, "PUT", "/v1/users/alice/role", serde_json::json!({"role": "member"})).await;
+    assert_eq!((status, &error["code"]), (409, &"conflict".into()));
+    policies_cross_the_socket(&socket).await;
     let (_, link) = ask(&socket, "POST", "/v1/console/link", null.clone()).await;
     assert_eq!(link["url"], "https://x/login?token=t");
     assert_eq!(ask(&socket, "GET", "/v1/status", null).await.1["url"], "u");

@@ -45,12 +45,14 @@ pub enum Policy {
     /// Print a stored policy, letter for letter
     Show {
         /// Its number in the history
-        version: u64,
+        #[arg(value_name = "VERSION")]
+        number: u64,
     },
     /// Store an old policy again and apply it at once
     Rollback {
         /// Its number in the history
-        version: u64,
+        #[arg(value_name = "VERSION")]
+        number: u64,
         /// Why, for the history
         #[arg(long, default_value = "", value_name = "TEXT")]
         comment: String,

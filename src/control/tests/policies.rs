@@ -2,9 +2,11 @@
 
 use serde_json::{Value, json};
 
+use super::super::routes;
 use super::super::types::AdminError;
 use super::{Actor, Client, World, by, settings};
 use crate::acl::PolicyError;
+use crate::keys::NodeId;
 use crate::model::{Role, Tag};
 
 const ALL: &str = r#"{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}"#;
@@ -193,6 +195,50 @@ async fn without_ipv4_a_device_has_none_and_is_shown_none() {
     put(&world, ALL).await;
     let own = sa.until(|m| m["Node"].is_object() && m["PeersChanged"].is_array()).await;
     assert!(four(&own["Node"]["Addresses"]) && four(&own["PeersChanged"][0]["Addresses"]));
+}
+
+#[tokio::test]
+async fn each_via_group_has_a_carrier_of_its_own_that_does_not_flap() {
+    let world = World::new().await;
+    put(
+        &world,
+        r#"{"tagOwners": {"tag:v": ["alice@"]},
+            "grants": [{"src": ["alice@"], "dst": ["10.1.0.0/16"], "ip": ["*"], "via": ["tag:v"]}]}"#,
+    )
+    .await;
+    let (_c, tag) = (world.joined(1, "c").await, Tag::parse("tag:v").unwrap());
+    for (seed, name) in [(2, "plain"), (3, "v3"), (4, "v4")] {
+        let router = world.joined(seed, name).await;
+        let info = json!({"Hostinfo": {"Hostname": name, "RoutableIPs": ["10.1.0.0/16"]}});
+        router.update(name, seed, info).await;
+        if name != "plain" {
+            world.control.tag_node(&by(), name, std::slice::from_ref(&tag)).await.unwrap();
+        }
+        world.control.approve_routes(&by(), name, None).await.unwrap();
+    }
+    let online = async |id: u64, on: bool| {
+        let done = world.control.run(move |draft| {
+            draft.set_online(NodeId(id), on);
+            Ok(())
+        });
+        done.await.unwrap();
+    };
+    let carriers = || {
+        let net = world.control.net();
+        let route = "10.1.0.0/16".parse().unwrap();
+        let shows = |id: &u64| !routes::shown(&net, NodeId(1), NodeId(*id)).is_empty();
+        (net.primaries.primary(&route).unwrap().0, (2..=4).filter(shows).collect::<Vec<_>>())
+    };
+    for id in 2..=4 {
+        online(id, true).await;
+    }
+    assert_eq!(carriers(), (2, vec![3]), "the lowest of all, and the lowest of the tagged");
+    online(3, false).await;
+    assert_eq!(carriers(), (2, vec![4]));
+    online(3, true).await;
+    assert_eq!(carriers(), (2, vec![4]), "who carries goes on carrying");
+    online(2, false).await;
+    assert_eq!(carriers().1, [4], "the others' election is none of theirs");
 }
 
 const TESTED: &str = r#"{"groups": {"group:g": ["bob@"]},

@@ -86,7 +86,7 @@ fn some_rule() -> impl Strategy<Value = FilterRule> {
     let source = prop_oneof![12 => spelling(), 1 => Just("cap:c".to_owned()), 1 => Just("cap:d".to_owned())];
     let ports = prop_oneof![2 => Just((0, 65535)), 5 => (port(), port()), 1 => port().prop_map(|p| (p, p))];
     let target = (spelling(), ports)
-        .prop_map(|(ip, (first, last))| NetPortRange { ip, ports: PortRange { first, last } });
+        .prop_map(|(ip, (first, last))| NetPortRange { ip: ip.into(), ports: PortRange { first, last } });
     let proto = prop_oneof![Just(6), Just(17), Just(1), Just(132), Just(47), Just(-1), Just(256), 0..256];
     (
         proptest::collection::vec(source, 0..5),
@@ -100,7 +100,7 @@ fn some_rule() -> impl Strategy<Value = FilterRule> {
             } else {
                 Vec::new()
             };
-            FilterRule { src_ips, dst_ports, ip_proto, cap_grant }
+            FilterRule { src_ips: src_ips.into_iter().collect(), dst_ports, ip_proto, cap_grant }
         })
 }
 
@@ -198,9 +198,9 @@ fn a_filter_of_several_parts_equals_a_naive_one() {
         let (one, last) = (IpAddr::V4(one.into()), IpAddr::V4(last.into()));
         let sources = if n % 3 == 0 { format!("{one}-{last}") } else { one.to_string() };
         rules.push(FilterRule {
-            src_ips: vec![sources],
+            src_ips: [sources].into_iter().collect(),
             dst_ports: vec![NetPortRange {
-                ip: format!("{from}-{to}"),
+                ip: format!("{from}-{to}").into(),
                 ports: PortRange { first, last: first + more },
             }],
             ..FilterRule::default()
