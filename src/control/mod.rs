@@ -11,6 +11,7 @@ mod dns_config;
 mod health;
 mod hostinfo;
 pub mod http;
+mod inquiry;
 mod ipam;
 mod machine;
 mod map_node;

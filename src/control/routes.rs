@@ -40,6 +40,19 @@ impl Elected {
         group.or_else(|| self.primary(route))
     }
 
+    /// Who carries each route for somebody.
+    #[must_use]
+    pub(super) fn carriers(&self) -> BTreeMap<IpNet, Vec<NodeId>> {
+        let mut out: BTreeMap<IpNet, Vec<NodeId>> = BTreeMap::new();
+        for (route, _, id) in self.entries() {
+            let list = out.entry(*route).or_default();
+            if !list.contains(&id) {
+                list.push(id);
+            }
+        }
+        out
+    }
+
     fn entries(&self) -> impl Iterator<Item = (&IpNet, &[NodeId], NodeId)> {
         let global = self.global.iter().map(|(route, id)| (route, [].as_slice(), *id));
         let via = self

@@ -42,7 +42,8 @@ pub(in crate::acl) fn explain(policy: &Compiled, question: &Question) -> Explana
     let verdict = overall(&outcomes);
     let words = Words { scene: &scene };
     let best = outcomes.iter().find(|o| o.verdict() == Verdict::Allowed);
-    let shown = best.or_else(|| outcomes.iter().find(|o| o.verdict() == Verdict::Partly)).or(outcomes.first());
+    let shown =
+        best.or_else(|| outcomes.iter().find(|o| o.verdict() == Verdict::Partly)).or(outcomes.first());
     let refused = outcomes.iter().find(|o| o.verdict() == Verdict::Refused);
     let mut out = Explanation {
         verdict,
@@ -78,7 +79,9 @@ pub(in crate::acl) fn explain(policy: &Compiled, question: &Question) -> Explana
     }
     out.notes.extend([&question.from, &question.to].into_iter().filter_map(|p| p.note.clone()));
     if cut_from || cut_to {
-        out.notes.push("Not every device was asked about: there are too many that differ. Ask about one.".to_owned());
+        out.notes.push(
+            "Not every device was asked about: there are too many that differ. Ask about one.".to_owned(),
+        );
     }
     out.sentence = sentence(&scene, &out, shown.zip(Some(outcomes.len())), question);
     out
@@ -209,7 +212,11 @@ fn route(scene: &Scene<'_>, outcome: &Outcome) -> Option<RouteUsed> {
         (true, _, _) => format!("{name} is an exit node, and no narrower route leads there{shown}."),
         (false, 0, _) => format!("{name} alone serves {}{shown}.", carrier.net),
         (false, others, true) => {
-            format!("{name} is one of {} that serve {}, and a rule's via leads through it{shown}.", others + 1, carrier.net)
+            format!(
+                "{name} is one of {} that serve {}, and a rule's via leads through it{shown}.",
+                others + 1,
+                carrier.net
+            )
         }
         (false, others, false) => {
             format!("{name} carries {} now; {others} more serve it too{shown}.", carrier.net)
@@ -257,7 +264,11 @@ fn apps(scene: &Scene<'_>, outcome: &Outcome) -> Vec<AppGranted> {
 }
 
 /// Units of `autogroup:self` that grant capabilities from one device of a person to another.
-fn own_apps<'s>(scene: &'s Scene<'_>, marks: &'s Marks, outcome: &'s Outcome) -> impl Iterator<Item = Id> + 's {
+fn own_apps<'s>(
+    scene: &'s Scene<'_>,
+    marks: &'s Marks,
+    outcome: &'s Outcome,
+) -> impl Iterator<Item = Id> + 's {
     scene.inner.plan.own.iter().copied().filter(|number| {
         let Some(unit) = scene.unit(*number) else { return false };
         let from = marks.lists.get(unit.list as usize).is_some_and(|m| *m != 0);
@@ -282,9 +293,9 @@ fn granted(scene: &Scene<'_>, id: Id, receiver: usize, to: End) -> u8 {
         End::Node(..) => scene.takes(id, to),
         End::Address(ip) => {
             let holds = match &name.shape {
-                Shape::Ranges(ranges) => {
-                    ranges.iter().any(|(r, _)| r.contains(ip) && scene.routed(*r, node) && scene.routed(Range::single(ip), node))
-                }
+                Shape::Ranges(ranges) => ranges.iter().any(|(r, _)| {
+                    r.contains(ip) && scene.routed(*r, node) && scene.routed(Range::single(ip), node)
+                }),
                 _ => false,
             };
             if holds { scene.families(to) } else { 0 }
@@ -303,7 +314,8 @@ fn posture(scene: &Scene<'_>, outcome: &Outcome) -> Vec<String> {
     let mut seen = HashSet::new();
     let mut out = Vec::new();
     for hit in &outcome.by {
-        let Some(list) = scene.unit(hit.unit).and_then(|u| scene.inner.plan.lists.get(u.list as usize)) else {
+        let Some(list) = scene.unit(hit.unit).and_then(|u| scene.inner.plan.lists.get(u.list as usize))
+        else {
             continue;
         };
         let name = list.first().and_then(|n| scene.inner.plan.names.get(*n as usize));
@@ -330,7 +342,8 @@ fn cases(scene: &Scene<'_>, outcomes: &[Outcome]) -> Vec<Case> {
     for outcome in outcomes {
         let first = outcome.by.first().map(|h: &Hit| h.unit);
         let open = scene.open(&outcome.hits, outcome.asked);
-        if out.len() >= CASES || !seen.insert((outcome.passed, outcome.block.is_some(), first, open.clone())) {
+        if out.len() >= CASES || !seen.insert((outcome.passed, outcome.block.is_some(), first, open.clone()))
+        {
             continue;
         }
         out.push(Case {
@@ -353,14 +366,20 @@ fn notes(scene: &Scene<'_>, outcome: &Outcome, what: What, out: &mut Vec<String>
         let name = words.end(End::Node(carrier.at, 3));
         out.push(format!("The packet filter that decides is that of {name}, which carries the traffic."));
         if carrier.net.prefix_len() == 0 {
-            out.push(format!("{} has to choose an exit node such as {name} itself.", words.end(outcome.from)));
+            out.push(format!(
+                "{} has to choose an exit node such as {name} itself.",
+                words.end(outcome.from)
+            ));
         }
     }
     for end in known {
         let End::Node(at, _) = end else { continue };
         let Some(node) = scene.node(at) else { continue };
         if scene.facts.expired.contains(&node.id) {
-            out.push(format!("The key of {} has expired: nobody reaches it until its person logs in again.", node.node.name));
+            out.push(format!(
+                "The key of {} has expired: nobody reaches it until its person logs in again.",
+                node.node.name
+            ));
         } else if scene.facts.offline.contains(&node.id) {
             out.push(format!("{} is not connected now.", node.node.name));
         }

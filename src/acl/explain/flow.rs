@@ -180,7 +180,8 @@ impl<'a> Scene<'a> {
 
     /// Families in which a source name takes an address or a node.
     pub(super) fn takes(&self, id: Id, end: End) -> u8 {
-        let (Some(name), Some(state)) = (self.inner.plan.names.get(id as usize), self.inner.names.get(id as usize))
+        let (Some(name), Some(state)) =
+            (self.inner.plan.names.get(id as usize), self.inner.names.get(id as usize))
         else {
             return 0;
         };
@@ -248,7 +249,10 @@ impl<'a> Scene<'a> {
         };
         let holds = |ip: IpAddr| match &name.shape {
             Shape::Everything | Shape::Star { .. } => true,
-            Shape::Nodes => ip == node.v4 && state.families[0].get(receiver) || ip == node.v6 && state.families[1].get(receiver),
+            Shape::Nodes => {
+                ip == node.v4 && state.families[0].get(receiver)
+                    || ip == node.v6 && state.families[1].get(receiver)
+            }
             Shape::Ranges(ranges) => ranges.iter().any(|(r, _)| r.contains(ip) && kept(*r)),
         };
         match to {
@@ -337,13 +341,19 @@ impl<'a> Scene<'a> {
         let ground = &self.inner.ground;
         let sender_id = self.node(sender)?.id;
         let elect = |net: &IpNet, nodes: &[NodeId]| self.elected(net, nodes);
-        let mut routes: Vec<_> = ground.served().filter(|(_, r)| r.range.contains(ip)).map(|(_, r)| r).collect();
+        let mut routes: Vec<_> =
+            ground.served().filter(|(_, r)| r.range.contains(ip)).map(|(_, r)| r).collect();
         routes.sort_by_key(|r| std::cmp::Reverse(r.net.prefix_len()));
         let mut fallback = None;
         for route in routes {
             let others = route.nodes.len().saturating_sub(1);
-            let mut ids: Vec<NodeId> =
-                route.nodes.iter().filter(|at| *at != sender).filter_map(|at| self.node(at)).map(|n| n.id).collect();
+            let mut ids: Vec<NodeId> = route
+                .nodes
+                .iter()
+                .filter(|at| *at != sender)
+                .filter_map(|at| self.node(at))
+                .map(|n| n.id)
+                .collect();
             ids.sort_unstable();
             let elected = self.elected(&route.net, &ids);
             let carrier = |id: NodeId, shown| {
@@ -372,7 +382,8 @@ impl<'a> Scene<'a> {
             let Some(node) = self.node(at).filter(|n| n.exits.contains(&net)) else {
                 continue;
             };
-            let shown = self.inner.shown_routes(sender_id, node.id, &|_, all| all.first().copied()).contains(&net);
+            let shown =
+                self.inner.shown_routes(sender_id, node.id, &|_, all| all.first().copied()).contains(&net);
             let online = |at: usize| self.node(at).is_some_and(|n| !self.facts.offline.contains(&n.id));
             let better = best.as_ref().is_none_or(|b| (shown, online(at)) > (b.shown, online(b.at)));
             if better {
