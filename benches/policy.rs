@@ -16,6 +16,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use tsd::acl::explain::{Asked, Question};
 use tsd::acl::{Compiled, Policy, World, WorldChange, WorldNode, WorldUser, diff};
 use tsd::keys::{NodeId, UserId};
 use tsd::model::{Owner, Role, Tag, Tags};
@@ -261,6 +262,17 @@ fn measure(shape: Shape, nodes: usize, rules: usize) -> Figures {
         put(&format!("{name} p99"), ms(at(&mut took, 0.99)));
     }
 
+    let ask = |n: usize| {
+        let (from, to) = (some[n % some.len()], some[mixed(n) % some.len()]);
+        let address = |id: &NodeId| world.nodes[id].ipv4.to_string();
+        let (port, protocol) = (Some("443".to_owned()), Some("tcp".to_owned()));
+        let asked = Asked { from: address(&from), to: address(&to), port, protocol, ssh_user: None };
+        timed(|| Question::parse(&compiled, &asked).map(|q| compiled.explain(&q))).1
+    };
+    let mut explained: Vec<Duration> = (0..50).map(ask).collect();
+    put("explain", ms(at(&mut explained, 0.5)));
+    put("explain p99", ms(at(&mut explained, 0.99)));
+
     // One more port in a rule in the middle.
     let line = text.lines().filter(|l| l.contains("tcp:")).nth(rules / 2).unwrap_or_default();
     let edited = text.replacen(line, &line.replacen("tcp:", "udp:53\", \"tcp:", 1), 1);
@@ -344,7 +356,7 @@ fn slope(points: &[(f64, f64)]) -> f64 {
     over / logs.iter().map(|(x, _)| (x - mx).powi(2)).sum::<f64>()
 }
 
-const COLUMNS: [&str; 16] = [
+const COLUMNS: [&str; 18] = [
     "parse",
     "compile",
     "in force",
@@ -361,6 +373,8 @@ const COLUMNS: [&str; 16] = [
     "routes",
     "routes p99",
     "one line",
+    "explain",
+    "explain p99",
 ];
 
 fn main() {
