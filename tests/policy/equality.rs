@@ -152,7 +152,11 @@ fn node_is_right(
         } else if got && !naive.allowed(None, &flow) {
             return Err(format!("{flow:?} at {:?}: no rule speaks of it: {rules:#?}", node.id));
         }
-        let between = from.is_ipv4() == to.is_ipv4() && !addresses(node).contains(&from);
+        // Explanations also know of ways back and of missing IPv4; between plain nodes there is neither.
+        let plain = |n: &&&WorldNode| n.id != node.id && !compiled.without_ipv4(n.id);
+        let between = from.is_ipv4() == to.is_ipv4()
+            && !compiled.without_ipv4(node.id)
+            && nodes.iter().filter(plain).any(|n| addresses(n).contains(&from));
         if between && addresses(node).contains(&to) && [6, 17].contains(&protocol) {
             explained(compiled, &flow, got)?;
         }
