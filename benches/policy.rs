@@ -88,13 +88,13 @@ fn world(shape: Shape, nodes: usize) -> World {
 }
 
 fn node(shape: Shape, nodes: usize, n: usize) -> WorldNode {
-    let tagged = !matches!(shape, Shape::Own(_)) && n % 3 == 0;
+    let tagged = !matches!(shape, Shape::Own(_)) && n.is_multiple_of(3);
     let owner = if tagged {
         Owner::Tags(Tags::new([Tag::parse(&tag(n / 3)).unwrap()]).unwrap())
     } else {
         Owner::User(UserId((n % people(shape, nodes)) as u64 + 1))
     };
-    let router = n % 48 == 0 && matches!(shape, Shape::Subnets | Shape::Via);
+    let router = n.is_multiple_of(48) && matches!(shape, Shape::Subnets | Shape::Via);
     WorldNode {
         id: NodeId(n as u64 + 1),
         name: format!("n{n}"),
@@ -192,11 +192,16 @@ fn ms(d: Duration) -> f64 {
     d.as_secs_f64() * 1000.0
 }
 
+/// What happens to one node, by its name.
+type Change<'a> = (&'a str, &'a dyn Fn(usize) -> Option<WorldNode>);
+
 /// Compiles and measures; the first word of a refusal is all that is left of it.
 fn measure(shape: Shape, nodes: usize, rules: usize) -> Figures {
     let (text, world) = (policy(shape, nodes, rules), world(shape, nodes));
     let mut figures = Figures::new();
-    let mut put = |name: &str, value: f64| drop(figures.insert(name.to_owned(), value));
+    let mut put = |name: &str, value: f64| {
+        figures.insert(name.to_owned(), value);
+    };
     put("base MiB", peak_mib());
     let (policy, parse) = timed(|| Policy::parse(&text).map_err(|e| e[0].clone()));
     let policy = match policy {
@@ -237,8 +242,7 @@ fn measure(shape: Shape, nodes: usize, rules: usize) -> Figures {
         node.served_routes = vec![route(mixed(n))];
         Some(node)
     };
-    let changes: [(&str, &dyn Fn(usize) -> Option<WorldNode>); 3] =
-        [("join", &join), ("tags", &retag), ("routes", &reroute)];
+    let changes: [Change<'_>; 3] = [("join", &join), ("tags", &retag), ("routes", &reroute)];
     for (name, change) in changes {
         let (mut took, mut seen) = (Vec::new(), compiled.clone());
         for n in 0..100 {
