@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::keys::{NodeId, UserId};
 use crate::wire::{FilterRule, SrcIps};
 
-use super::ast::{Alias, File};
+use super::ast::{Alias, File, SshUser};
 use super::ground::{Ground, GroundNode};
 use super::plan::{Form, Id, Kind, Name, Plan, Shape};
 use super::posture;
@@ -559,8 +559,11 @@ impl Inner {
         }
         let resolver = Resolver { file: &self.file, ground };
         for rule in &self.file.ssh {
-            for dst in &rule.dst {
-                filters.add(&resolver.members(&dst.value));
+            let split = rule.users.iter().any(|u| matches!(u.value, SshUser::LocalPart(_)));
+            // Rules split by person reach their sources too (12.3).
+            let ends = rule.dst.iter().chain(rule.src.iter().filter(|_| split));
+            for end in ends {
+                filters.add(&resolver.members(&end.value));
             }
         }
     }

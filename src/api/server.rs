@@ -322,7 +322,7 @@ async fn explain_policy(
 ) -> Answer<crate::acl::explain::Explanation> {
     let ExplainPolicy { from, to, port, protocol, ssh_user, draft } = body;
     let asked = crate::acl::explain::Asked { from, to, port, protocol, ssh_user };
-    api.answer(api.control.explain(asked, draft).await)
+    api.answer(api.control.explain(&asked, draft.as_deref()).await.map_err(Into::into))
 }
 
 async fn count_policy(
@@ -334,7 +334,7 @@ async fn count_policy(
 
 async fn compare_policies(State(api): State<Api>, Json(body): Json<ComparePolicies>) -> Answer<Diff> {
     let found = api.control.compare_policies(body.a, body.b).await;
-    api.answer(found.map(|diff| Diff::named(diff, &api.control.nodes())))
+    api.answer(found.map(Diff::from))
 }
 
 async fn rollback_policy(State(api): State<Api>, Json(body): Json<Rollback>) -> Answer<Outcome> {

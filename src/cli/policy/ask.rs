@@ -178,15 +178,7 @@ pub(super) async fn diff(
         Some(net) => {
             let (_, old) = compiled(&a, &net, printer)?;
             let (_, new) = compiled(&b, &net, printer)?;
-            let found = acl::diff(&old, &new, net.world(), SHOWN);
-            let name = |id| net.world().nodes.get(&id).map_or_else(String::new, |n| n.name.clone());
-            let one = |c: acl::AccessChange| Change { from: name(c.from), to: name(c.to), what: c.what };
-            Diff {
-                gained: found.gained.into_iter().map(one).collect(),
-                lost: found.lost.into_iter().map(one).collect(),
-                gained_total: found.gained_total,
-                lost_total: found.lost_total,
-            }
+            Diff::from(acl::diff(&old, &new, SHOWN))
         }
         None => {
             // Each is read first by itself, so that a fault is told of the text it stands in.
