@@ -492,7 +492,7 @@ fn the_sentence_names_what_matters() {
 fn losses_are_counted_past_what_is_shown() {
     let view = DiffView::new(&diff(), &nodes());
     assert_eq!(view.sentence, "12 pairs of devices lose access; 1 pair of devices gains some.");
-    assert_eq!((view.lost[0].from.as_str(), view.more_lost), ("laptop", 10));
+    assert_eq!((view.lost[0].from.as_str(), view.more_lost), ("alice@", 10));
 }
 
 #[test]
