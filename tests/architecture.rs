@@ -34,6 +34,7 @@ const ROOMS: &[Room] = &[
         name: "control",
         shells: &[
             "service",
+            "inquiry",
             "session",
             "http",
             "websocket",

@@ -89,14 +89,91 @@ fn stun() {
     });
 }
 
+/// All sections and most words of the policy language.
+const WHOLE_POLICY: &str = r#"{ // c
+  "groups": {"group:a": ["a@", "b@example.com"], "group:b": []},
+  "hosts": {"h": "10.0.0.0/8", "one": "100.64.0.1",},
+  "ipsets": {"ipset:s": ["10.0.0.0/8", "remove 10.1.0.0/16", "add host:h"], "ipset:t": ["ipset:s", "1.0.0.0-2.0.0.0"]},
+  "tagOwners": {"tag:x": ["group:a", "tag:x"], "tag:y": ["autogroup:member"]},
+  "postures": {"posture:p": ["node:os == 'linux'", "node:tsVersion >= '1.80'", "custom:x IN ['a', 'b']", "ip:country NOT SET"]},
+  "defaultSrcPosture": ["posture:p"],
+  "acls": [
+    {"action": "accept", "proto": "tcp", "src": ["group:a", "tag:x", "*"], "dst": ["h:22,80-90", "[fd7a:115c:a1e0::1]:*"]},
+    {"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:self:*", "ipset:t:443"], "srcPosture": []},
+    {"Action": "accept", "Users": ["autogroup:danger-all"], "Ports": ["autogroup:internet:*"]}],
+  "grants": [
+    {"src": ["a@", "user:*@example.com"], "dst": ["tag:y"], "ip": ["tcp:443", "icmp:*", "80-90", "*"],
+     "app": {"tailscale.com/cap/drive": [{"shares": ["*"]}], "example.com/x": []}},
+    {"src": ["100.64.0.1-100.64.0.9"], "dst": ["10.0.0.0/16"], "ip": ["22"], "via": ["tag:x"], "srcPosture": ["posture:p"]}],
+  "ssh": [
+    {"action": "check", "checkPeriod": "12h", "src": ["autogroup:member"], "dst": ["tag:x", "autogroup:self"],
+     "users": ["root", "autogroup:nonroot", "localpart:*@example.com"], "acceptEnv": ["LANG_*"]}],
+  "nodeAttrs": [{"target": ["tag:x", "*"], "attr": ["funnel", "disable-ipv4"], "ipPool": ["100.80.0.0/16"],
+     "app": {"tailscale.com/app-connectors": [{"name": "n", "domains": ["d"], "connectors": ["tag:x"]}]}}],
+  "autoApprovers": {"routes": {"10.0.0.0/8": ["tag:x"]}, "exitNode": ["group:a"], "services": {"svc:w": ["tag:x"]}},
+  "tests": [{"src": "a@", "proto": "tcp", "accept": ["tag:y:443"], "deny": ["h:22"], "srcPostureAttrs": {"node:os": "linux"}}],
+  "sshTests": [{"src": "a@", "dst": ["tag:x"], "accept": ["root"], "deny": ["x"], "check": ["y"]}],
+  "derpMap": {"OmitDefaultRegions": false, "Regions": {"900": null}},
+  "disableIPv4": false, "OneCGNATRoute": "mac-always", "randomizeClientPort": true /* d */ }"#;
+
+/// Reads a policy; if it is one, compiles it for a few nodes, asks everything, and goes on by a step.
+fn judge(text: &str) {
+    use tsd::acl::{Policy, World, WorldChange, WorldNode, WorldUser};
+    use tsd::keys::{NodeId, UserId};
+    use tsd::model::{Owner, Role, Tag, Tags};
+    let policy = match Policy::parse(text) {
+        Ok(policy) => policy,
+        Err(faults) => {
+            assert!(!faults.is_empty() && faults.len() <= 51);
+            assert!(faults.iter().all(|f| f.line >= 1 && f.column >= 1));
+            return;
+        }
+    };
+    let mut world = World { domains: ["example.com".to_owned()].into(), ..World::default() };
+    let user = WorldUser { id: UserId(1), name: "a".into(), role: Role::Owner };
+    world.users.insert(user.id, user);
+    let tags = |text| Owner::Tags(Tags::new([Tag::parse(text).unwrap()]).unwrap());
+    for (id, owner) in (1..).zip([Owner::User(UserId(1)), tags("tag:x"), tags("tag:y")]) {
+        let node = WorldNode {
+            id: NodeId(id),
+            name: format!("n{id}"),
+            owner,
+            ipv4: std::net::Ipv4Addr::from(0x6440_0000 + u32::try_from(id).unwrap()),
+            ipv6: std::net::Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, u16::try_from(id).unwrap()),
+            served_routes: ["10.1.0.0/16", "0.0.0.0/0"].map(|r| r.parse().unwrap())
+                [..usize::from(id == 2) * 2]
+                .to_vec(),
+            attributes: std::collections::BTreeMap::new(),
+        };
+        world.nodes.insert(node.id, node);
+    }
+    drop((policy.warnings(&world), policy.mistakes(&world)));
+    let mut compiled = policy.compile(&world);
+    let gone = WorldChange { nodes: [(NodeId(3), None)].into(), ..WorldChange::default() };
+    for _ in 0..2 {
+        for node in world.nodes.keys().copied() {
+            let routes: Vec<_> = world.nodes[&node].served_routes.clone();
+            drop((
+                compiled.filter_rules(node),
+                compiled.ssh_rules(node, "https://x"),
+                compiled.self_caps(node),
+            ));
+            drop((compiled.auto_approved(node, &routes), compiled.ip_pool(node), compiled.peer_caps(node)));
+            for peer in compiled.peers(node) {
+                assert!(compiled.visible(peer, node), "{node:?} and {peer:?} do not see each other alike");
+                drop(compiled.shown_routes(node, peer, &|_, among| among.first().copied()));
+            }
+        }
+        drop(compiled.failing_tests());
+        compiled = compiled.update(&gone).0;
+    }
+}
+
 #[test]
 fn hujson_and_policy() {
     let corpus: Vec<Vec<u8>> = [
         r#"{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}"#,
-        r#"{ // c
-          "groups": {"group:a": ["a@", "b@example.com"]}, "hosts": {"h": "10.0.0.0/8",},
-          "tagOwners": {"tag:x": ["group:a"]},
-          "acls": [{"action": "accept", "proto": "tcp", "src": ["group:a", "tag:x"], "dst": ["h:22,80-90", "autogroup:self:*"]}] /* d */ }"#,
+        WHOLE_POLICY,
         "{\"acls\": [[[[[[1e400, 0x1, 'a', \"\\ud800\", null, true]]]]]]}",
     ]
     .into_iter()
@@ -104,14 +181,47 @@ fn hujson_and_policy() {
     .collect();
     fuzz("policy", &corpus, |bytes| {
         if let Ok(text) = std::str::from_utf8(bytes) {
-            match tsd::acl::Policy::parse(text) {
-                Ok(policy) => drop(policy.compile(&tsd::acl::World::default())),
-                Err(faults) => {
-                    assert!(!faults.is_empty() && faults.len() <= 51);
-                    assert!(faults.iter().all(|f| f.line >= 1 && f.column >= 1));
-                }
-            }
+            judge(text);
         }
+    });
+}
+
+/// A policy that stays JSON: its words change places, take parts of others, or go.
+#[test]
+fn policy_of_other_words() {
+    fn slots<'a>(value: &'a mut serde_json::Value, out: &mut Vec<&'a mut serde_json::Value>) {
+        match value {
+            serde_json::Value::Array(items) => items.iter_mut().for_each(|v| slots(v, out)),
+            serde_json::Value::Object(items) => items.values_mut().for_each(|v| slots(v, out)),
+            leaf => out.push(leaf),
+        }
+    }
+    let plain = WHOLE_POLICY.replace("// c", "").replace("/* d */", "").replace(",}", "}");
+    let whole: serde_json::Value = serde_json::from_str(&plain).unwrap();
+    let mut copy = whole.clone();
+    let mut words = Vec::new();
+    slots(&mut copy, &mut words);
+    let words: Vec<serde_json::Value> = words.into_iter().map(|w| w.clone()).collect();
+    judge(WHOLE_POLICY);
+    fuzz("policy words", &[], |bytes| {
+        let mut policy = whole.clone();
+        let mut places = Vec::new();
+        slots(&mut policy, &mut places);
+        for choice in bytes.chunks_exact(4).take(4) {
+            let place = usize::from(choice[0]) % places.len();
+            let word = &words[usize::from(choice[1]) % words.len()];
+            let new = match (choice[2] % 4, &*places[place], word) {
+                (0, serde_json::Value::String(old), serde_json::Value::String(other)) => {
+                    let cut = usize::from(choice[3]) % (old.len() + 1);
+                    let head = old.get(..cut).unwrap_or_default();
+                    serde_json::Value::String(format!("{head}{other}"))
+                }
+                (1, _, _) => serde_json::Value::Null,
+                _ => word.clone(),
+            };
+            *places[place] = new;
+        }
+        judge(&policy.to_string());
     });
 }
 

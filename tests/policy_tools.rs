@@ -306,6 +306,28 @@ fn edit_changes_a_file_and_nothing_else() {
     assert!(out.contains("tag not found"), "{out}");
 }
 
+#[test]
+fn explain_and_stats_answer_from_files() {
+    let room = Room::new();
+    let files = "--draft policy.hujson --topology net.json";
+    let (status, out, err) = room.run(&format!("policy explain --from desk --to server --port 22 {files}"));
+    assert_eq!(status, 0, "{err}");
+    assert!(out.contains("rule: acls, line 7, column 3"), "{out}");
+    let answer = room.json(&format!("policy explain --from phone --to server --port 22 {files} --json"));
+    assert_eq!(answer["verdict"], "refused");
+    assert_eq!(answer["misses"][0]["rule"]["line"], 7);
+    let (status, out, err) = room.run(&format!("policy explain --from dsek --to server {files}"));
+    assert_eq!((status, out.as_str()), (1, ""));
+    assert!(err.starts_with("from: ") && err.contains("desk"), "{err}");
+    let stats = room.json("policy stats policy.hujson --topology net.json --json");
+    assert_eq!((&stats["nodes"], &stats["rules"]), (&json!(5), &json!(1)));
+    assert_eq!((&stats["per_rule"][0]["sources"], &stats["per_rule"][0]["edges"]), (&json!(1), &json!(3)));
+    let (_, out, _) = room.run("policy stats policy.hujson --topology net.json");
+    assert!(out.lines().nth(1).is_some_and(|l| l.starts_with("acls:7 ")), "{out}");
+    assert_eq!(room.run("policy stats --topology net.json").0, 1);
+    assert_eq!(room.run("policy explain --from a --to b --topology net.json").0, 1);
+}
+
 /// A server with nothing but its admin socket and a listener nobody calls.
 struct Server(Child);
 
@@ -357,6 +379,28 @@ fn a_policy_lives_on_a_server() {
     assert_eq!(room.run("policy get").1, text);
     assert_eq!(room.json("policy get --json")["version"], 3);
     assert_eq!(room.json("policy check p --json")["ok"], true);
+    assert_eq!(room.json("policy stats --json")["rules"], 0);
+    room.put(
+        "q",
+        "{\"acls\": [{\"action\": \"accept\", \"src\": [\"10.1.0.1\"], \"dst\": [\"10.2.0.1:22\"]}]}",
+    );
+    assert_eq!(room.json("policy stats q --json")["rules"], 1);
+    let answer = room.json("policy explain --from 10.1.0.1 --to 10.2.0.1 --port 22 --json");
+    assert_eq!(answer["verdict"], "refused", "{answer}");
+    let (status, out, err) = room.run("policy explain --from nobody --to 10.2.0.1");
+    assert_eq!((status, out.as_str()), (1, ""));
+    assert!(err.starts_with("from: "), "{err}");
+    room.put("r", "{\"acls\": [{}]}");
+    for line in [
+        "policy stats r",
+        "policy diff live r",
+        "policy diff r 1",
+        "policy explain --from a --to b --draft r",
+    ] {
+        let (status, out, err) = room.run(line);
+        assert_eq!((status, out.as_str()), (1, ""), "{line}");
+        assert!(err.starts_with("r:1:"), "{line}: {err}");
+    }
     // Nothing there, nothing to change, nothing that may be.
     for (line, what) in [("policy show 9", "9"), ("policy rollback 9", "9")] {
         let (status, out, err) = room.run(line);

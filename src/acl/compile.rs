@@ -10,11 +10,11 @@ use parking_lot::Mutex;
 use crate::keys::{NodeId, UserId};
 use crate::wire::{FilterRule, SrcIps};
 
-use super::ast::{Alias, File};
+use super::ast::{Alias, File, SshUser};
 use super::ground::{Ground, GroundNode};
 use super::plan::{Form, Id, Kind, Name, Plan, Shape};
 use super::posture;
-use super::ranges::{Bits, Range, join, star, without};
+use super::ranges::{Bits, Range, exit_routes, join, star, without};
 use super::resolve::Resolver;
 use super::visible::Reach;
 use super::{Touched, World, WorldChange, WorldNode};
@@ -559,8 +559,11 @@ impl Inner {
         }
         let resolver = Resolver { file: &self.file, ground };
         for rule in &self.file.ssh {
-            for dst in &rule.dst {
-                filters.add(&resolver.members(&dst.value));
+            let split = rule.users.iter().any(|u| matches!(u.value, SshUser::LocalPart(_)));
+            // Rules split by person reach their sources too (12.3).
+            let ends = rule.dst.iter().chain(rule.src.iter().filter(|_| split));
+            for end in ends {
+                filters.add(&resolver.members(&end.value));
             }
         }
     }
@@ -892,13 +895,16 @@ impl Sources {
                 without(ranges, &away)
             };
             match &name.shape {
-                Shape::Everything => out.danger = true,
+                Shape::Everything if state.holes.is_empty() => out.danger = true,
+                Shape::Everything => out.ranges.extend(holed(exit_routes().map(Range::from).to_vec())),
                 Shape::Star { .. } => {
-                    out.routes = true;
                     if state.holes.is_empty() {
                         out.star = true;
+                        out.routes = true;
                     } else {
-                        out.ranges.extend(holed(star().to_vec()));
+                        // Routes too: one may cover the address of a device that fails.
+                        let routes = ground.served().map(|(_, r)| r.range);
+                        out.ranges.extend(holed(star().into_iter().chain(routes).collect()));
                     }
                 }
                 Shape::Nodes => out.nodes.add(&state.families[0]),

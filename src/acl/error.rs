@@ -37,7 +37,7 @@ impl Lines {
     }
 
     /// What stands at `span`, in one line of at most `most` characters: comments are left out.
-    pub(super) fn excerpt(&self, span: super::ast::Span, most: usize) -> String {
+    pub(super) fn excerpt(&self, span: Span, most: usize) -> String {
         let text = self.text.get(span.start as usize..span.end as usize).unwrap_or_default();
         excerpt(text, most)
     }

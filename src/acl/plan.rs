@@ -243,7 +243,19 @@ impl Layer<'_> {
             Alias::Host(name) => {
                 texts(self.file.hosts.get(name).map(|n| n.value.into()).into_iter().collect(), plain)
             }
-            Alias::IpSet(name) => texts(ip_set(self.file, name, &mut Vec::new()), plain),
+            Alias::IpSet(name) => {
+                let ranges = ip_set(self.file, name, &mut Vec::new());
+                if !mentions_internet(self.file, name, &mut Vec::new()) {
+                    return texts(ranges, plain);
+                }
+                // What was joined to the internet is told apart again: exit nodes keep what lies wholly
+                // inside it (9.1).
+                let inside = ranges.iter().flat_map(|r| internet().map(|i| r.common(i))).flatten();
+                let mut parts: Vec<Range> = inside.collect();
+                parts.extend(without(ranges, &internet()));
+                parts.sort_unstable();
+                texts(parts, plain)
+            }
             _ => Shape::Nodes,
         }
     }
@@ -282,7 +294,8 @@ impl Layer<'_> {
     }
 
     fn default(&mut self) {
-        let source = self.name(&Alias::Any, Form::Source(0));
+        let posture = self.posture(&None);
+        let source = self.name(&Alias::Any, Form::Source(posture));
         let list = self.list_of(vec![source]);
         let name = self.name(&Alias::Any, Form::Dest);
         let kind = Kind::Ports([Part { name, ports: Arc::from([PortRange::ANY]) }].into());
@@ -495,6 +508,18 @@ fn internet_of(shape: &Shape, form: Form) -> ([bool; 2], bool) {
             ([internet4.iter().all(covers), covers(&internet6)], public)
         }
     }
+}
+
+fn mentions_internet<'f>(file: &'f File, name: &'f str, open: &mut Vec<&'f str>) -> bool {
+    if open.contains(&name) {
+        return false;
+    }
+    open.push(name);
+    file.ipsets.get(name).into_iter().flat_map(|s| &s.value).any(|entry| match &entry.target.value {
+        Alias::Internet => entry.add,
+        Alias::IpSet(inner) => mentions_internet(file, inner, open),
+        _ => false,
+    })
 }
 
 /// Entries apply in order (3.3). Cycles are refused before; here they end.

@@ -19,8 +19,8 @@ use tokio::task::JoinSet;
 
 use super::error::ApiError;
 use super::types::{
-    Approve, AuthKey, CreateAuthKey, CreatedAuthKey, Link, Login, Name, Node, Outcome, Policy, PolicyEntry,
-    Role, Rollback, Routes, SetPolicy, Status, Tags, User,
+    Approve, AuthKey, ComparePolicies, CountPolicy, CreateAuthKey, CreatedAuthKey, Diff, ExplainPolicy, Link,
+    Login, Name, Node, Outcome, Policy, PolicyEntry, Role, Rollback, Routes, SetPolicy, Status, Tags, User,
 };
 use crate::control::service::{Actor, AdminError, Control, NewAuthKeyRequest};
 use crate::model::Tag;
@@ -151,6 +151,9 @@ fn policy_routes() -> Router<Api> {
     Router::new()
         .route("/v1/policy", get(policy).put(set_policy))
         .route("/v1/policy/check", post(check_policy))
+        .route("/v1/policy/explain", post(explain_policy))
+        .route("/v1/policy/stats", post(count_policy))
+        .route("/v1/policy/diff", post(compare_policies))
         .route("/v1/policy/history", get(policy_history))
         .route("/v1/policy/history/{version}", get(policy_at))
         .route("/v1/policy/rollback", post(rollback_policy))
@@ -311,6 +314,27 @@ async fn set_policy(State(api): State<Api>, Json(body): Json<SetPolicy>) -> Answ
     let SetPolicy { text, comment, confirmed, expect } = body;
     let outcome = api.control.set_policy(&by(), &text, &comment, confirmed, expect).await;
     api.answer(outcome.map(|o| Outcome::named(o, &api.control.nodes())))
+}
+
+async fn explain_policy(
+    State(api): State<Api>,
+    Json(body): Json<ExplainPolicy>,
+) -> Answer<crate::acl::explain::Explanation> {
+    let ExplainPolicy { from, to, port, protocol, ssh_user, draft } = body;
+    let asked = crate::acl::explain::Asked { from, to, port, protocol, ssh_user };
+    api.answer(api.control.explain(&asked, draft.as_deref()).await.map_err(Into::into))
+}
+
+async fn count_policy(
+    State(api): State<Api>,
+    Json(body): Json<CountPolicy>,
+) -> Answer<crate::acl::stats::PolicyStats> {
+    api.answer(api.control.policy_numbers(body.draft).await)
+}
+
+async fn compare_policies(State(api): State<Api>, Json(body): Json<ComparePolicies>) -> Answer<Diff> {
+    let found = api.control.compare_policies(body.a, body.b).await;
+    api.answer(found.map(Diff::from))
 }
 
 async fn rollback_policy(State(api): State<Api>, Json(body): Json<Rollback>) -> Answer<Outcome> {

@@ -329,6 +329,44 @@ pub struct SetPolicy {
     pub expect: Option<u64>,
 }
 
+/// May one end reach the other?
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainPolicy {
+    /// From where.
+    pub from: String,
+    /// To where.
+    pub to: String,
+    /// Port.
+    #[serde(default)]
+    pub port: Option<String>,
+    /// Protocol.
+    #[serde(default)]
+    pub protocol: Option<String>,
+    /// Login on the other machine.
+    #[serde(default)]
+    pub ssh_user: Option<String>,
+    /// By this text instead of the policy in force.
+    #[serde(default)]
+    pub draft: Option<String>,
+}
+
+/// A policy in numbers is wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CountPolicy {
+    /// This text instead of the policy in force.
+    #[serde(default)]
+    pub draft: Option<String>,
+}
+
+/// Two policy texts to compare.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComparePolicies {
+    /// From this.
+    pub a: String,
+    /// To this.
+    pub b: String,
+}
+
 /// A fault of a policy text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {

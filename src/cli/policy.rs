@@ -1,6 +1,7 @@
 //! `tsd policy`: one file per kind of command.
 
 pub(super) mod args;
+mod ask;
 mod compile;
 mod faults;
 mod live;
@@ -11,14 +12,10 @@ use std::path::Path;
 use super::client::Client;
 use super::exit::Failure;
 use super::printer::Printer;
-use crate::acl;
 use crate::api::check_offline;
-use crate::api::types::{Change, Diff, Fault};
+use crate::api::types::Fault;
 use args::Policy as Args;
-use faults::{Named, refuse, warn};
-
-/// Changes that `diff` shows; the whole counts stand beside them.
-const SHOWN: usize = 1000;
+use faults::{refuse, warn};
 
 pub(super) async fn run(command: Args, client: &Client, printer: &Printer) -> Result<(), Failure> {
     match command {
@@ -28,7 +25,11 @@ pub(super) async fn run(command: Args, client: &Client, printer: &Printer) -> Re
             live::put(&text::read(&file, printer)?, &wish, client, printer).await
         }
         Args::Check { file, topology } => check(&file, topology.as_deref(), client, printer).await,
-        Args::Diff { a, b, topology } => diff(&a, &b, topology.as_deref(), client, printer).await,
+        Args::Diff { a, b, topology } => ask::diff(&a, &b, topology.as_deref(), client, printer).await,
+        Args::Explain(args) => ask::explain(&args, client, printer).await,
+        Args::Stats { file, topology } => {
+            ask::stats(file.as_deref(), topology.as_deref(), client, printer).await
+        }
         Args::History => live::history(client, printer).await,
         Args::Show { number } => live::show(number, client, printer).await,
         Args::Rollback { number, comment, yes } => {
@@ -65,49 +66,4 @@ async fn check(
     printer.say("no server answers, so only the language was checked, not the effect; --topology FILE gives a network");
     printer
         .data(&serde_json::json!({ "ok": true, "applied": false }), || "the policy is well-formed".to_owned())
-}
-
-/// A file, a stored version, or the policy in force.
-async fn named(word: &str, client: &Client, printer: &Printer) -> Result<Named, Failure> {
-    if word == "live" {
-        let policy: crate::api::types::Policy = client.get("/v1/policy").await?;
-        return Ok(Named { name: "the policy in force".to_owned(), text: policy.text });
-    }
-    match word.parse() {
-        Ok(version) => {
-            let text = live::stored(version, client).await?.text;
-            Ok(Named { name: format!("version {version}"), text })
-        }
-        Err(_) => text::read(Path::new(word), printer),
-    }
-}
-
-async fn diff(
-    a: &str,
-    b: &str,
-    topology: Option<&Path>,
-    client: &Client,
-    printer: &Printer,
-) -> Result<(), Failure> {
-    let found = match topology {
-        Some(topology) => {
-            let net = compile::topology(topology)?;
-            let (a, b) = (named(a, client, printer).await?, named(b, client, printer).await?);
-            let (_, old) = compile::compiled(&a, &net, printer)?;
-            let (_, new) = compile::compiled(&b, &net, printer)?;
-            Diff::from(acl::diff(&old, &new, SHOWN))
-        }
-        None if a == "live" => live::checked(&named(b, client, printer).await?, client, printer).await?.diff,
-        None => {
-            return Err(Failure::User(
-                "without --topology only `diff live B` can be answered: the server compares with what is in force"
-                    .to_owned(),
-            ));
-        }
-    };
-    printer.data(&found, || {
-        let mut lines = live::changes(&found);
-        lines.push(live::summary("from A to B", &found));
-        lines.join("\n")
-    })
 }

@@ -81,14 +81,31 @@ impl Control {
     }
 }
 
-fn read(net: &Tailnet, text: &str) -> Result<Compiled, Unanswered> {
+impl From<Unanswered> for AdminError {
+    fn from(why: Unanswered) -> Self {
+        let line = |f: &AskFault| {
+            let hint = if f.hint.is_empty() { String::new() } else { format!("; {}", f.hint) };
+            format!("{}: {}{hint}", f.field, f.message)
+        };
+        match why {
+            Unanswered::Question(faults) => {
+                Self::Invalid(faults.iter().map(line).collect::<Vec<_>>().join("\n"))
+            }
+            Unanswered::Draft(faults) => Self::Policy(faults),
+            Unanswered::Other(error) => error,
+        }
+    }
+}
+
+/// A draft, compiled for the devices there are.
+pub(super) fn read(net: &Tailnet, text: &str) -> Result<Compiled, Unanswered> {
     let parsed = policy::parse(text).map_err(|e| match e {
         AdminError::Policy(faults) => Unanswered::Draft(faults),
         other => Unanswered::Other(other),
     })?;
     let world = net.world();
     let mistakes = parsed.mistakes(&world);
-    if mistakes.is_empty() { Ok(parsed.compile(&world)) } else { Err(Unanswered::Draft(mistakes)) }
+    if mistakes.is_empty() { Ok(parsed.compile_beside(&net.compiled)) } else { Err(Unanswered::Draft(mistakes)) }
 }
 
 /// What the server knows beside the policy.

@@ -12,6 +12,7 @@ pub mod explaining;
 mod health;
 mod hostinfo;
 pub mod http;
+mod inquiry;
 mod ipam;
 mod machine;
 mod map_node;

@@ -9,10 +9,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tsd::acl::{Compiled, Policy, World, WorldNode, WorldUser};
-use tsd::keys::{NodeId, UserId};
-use tsd::model::{Owner, Role, Tag, Tags};
-use tsd::wire::FilterRule;
+use serde_json::Value;
 
 use crate::flows::Listener;
 use crate::peers::{Kind, OFFICIAL, Peer};
@@ -99,84 +96,41 @@ const FLOWS: [Flow; 48] = [
 const EXIT_FLOWS: [Flow; 3] =
     [("o1", "198.51.100.1 gw", "tcp 8001"), ("o1", "198.51.100.1 gw", "tcp 8002"), ("o1", "so", "tcp 8001")];
 
-/// What the policy says of the machines as they are now.
-struct Prediction {
-    compiled: Compiled,
-    nodes: BTreeMap<String, WorldNode>,
+/// What `tsd policy explain` says of flows between the machines as they are now.
+struct Prediction<'a> {
+    server: &'a Server,
+    /// IPv4 addresses by name.
+    addresses: BTreeMap<String, String>,
 }
 
-impl Prediction {
-    fn new(server: &Server) -> Self {
-        let mut world = World::default();
-        let users = server.json(&["users", "list"]);
-        for user in users.as_array().unwrap() {
-            let id = UserId(world.users.len() as u64 + 1);
-            let name = user["name"].as_str().unwrap().to_owned();
-            world.users.insert(id, WorldUser { id, name, role: Role::Member });
-        }
-        for node in server.nodes() {
-            let id = NodeId(world.nodes.len() as u64 + 1);
-            let text = |field: &str| node[field].as_str().unwrap_or_default().to_owned();
-            let list = |field: &str| -> Vec<String> { serde_json::from_value(node[field].clone()).unwrap() };
-            let tags = Tags::new(list("tags").iter().map(|t| Tag::parse(t).unwrap()));
-            let owner = tags.map_or_else(
-                || Owner::User(world.users.values().find(|u| u.name == text("user")).unwrap().id),
-                Owner::Tags,
-            );
-            let approved = list("approved_routes");
-            let routes = list("advertised_routes").into_iter().filter(|r| approved.contains(r));
-            let node = WorldNode {
-                id,
-                name: text("name"),
-                owner,
-                ipv4: text("ipv4").parse().unwrap(),
-                ipv6: text("ipv6").parse().unwrap(),
-                served_routes: routes.map(|r| r.parse().unwrap()).collect(),
-                attributes: BTreeMap::new(),
-            };
-            world.nodes.insert(id, node);
-        }
-        let compiled = Policy::parse(POLICY).unwrap().compile(&world);
-        Self { compiled, nodes: world.nodes.into_values().map(|n| (n.name.clone(), n)).collect() }
+impl<'a> Prediction<'a> {
+    fn new(server: &'a Server) -> Self {
+        let text = |node: &Value, field: &str| node[field].as_str().unwrap().to_owned();
+        let nodes = server.nodes();
+        Self { server, addresses: nodes.iter().map(|n| (text(n, "name"), text(n, "ipv4"))).collect() }
     }
 
     fn allowed(&self, flow: &Flow) -> bool {
-        let (from, (to, at)) = (&self.nodes[flow.0], self.target(flow.1));
-        let at = &self.nodes[at];
-        let rules = self.compiled.filter_rules(at.id);
-        let source = |r: &FilterRule| r.src_ips.iter().any(|s| holds(s, from.ipv4.into()));
-        let words: Vec<&str> = flow.2.split(' ').collect();
-        let protocol = match words[0] {
-            "tcp" => 6,
-            "udp" => 17,
-            _ => 1,
-        };
-        let port = words.get(1).map(|p| p.parse::<u16>().unwrap());
-        // Clients answer pings wherever any port is open.
-        let speaks =
-            |r: &FilterRule| port.is_none() || r.ip_proto.is_empty() || r.ip_proto.contains(&protocol);
-        rules.iter().filter(|r| source(r) && speaks(r)).any(|r| {
-            let mut entries = r.dst_ports.iter().filter(|d| holds(&d.ip, to));
-            entries.any(|d| port.is_none_or(|p| d.ports.contains(p)))
-        })
-    }
-
-    /// The address, and who delivers it.
-    fn target<'a>(&self, to: &'a str) -> (IpAddr, &'a str) {
-        match to.split_once(' ') {
-            Some((address, at)) => (address.parse().unwrap(), at),
-            None => (self.nodes[to].ipv4.into(), to),
+        let to = self.target(flow.1).to_string();
+        let mut question = vec!["policy", "explain", "--from", &self.addresses[flow.0], "--to", &to];
+        match flow.2.split_once(' ') {
+            Some((protocol, port)) => question.extend(["--proto", protocol, "--port", port]),
+            None => question.extend(["--proto", "icmp"]),
+        }
+        let answer = self.server.json(&question);
+        match answer["verdict"].as_str() {
+            Some("allowed") => true,
+            Some("refused") => false,
+            other => panic!("{flow:?}: {other:?}: {answer}"),
         }
     }
-}
 
-/// Whether an address text of a packet filter holds an address.
-fn holds(text: &str, ip: IpAddr) -> bool {
-    let net = |t: &str| t.parse::<ipnet::IpNet>().unwrap_or_else(|_| t.parse::<IpAddr>().unwrap().into());
-    match text.split_once('-') {
-        _ if text == "*" => true,
-        Some((first, last)) => (net(first).addr()..=net(last).addr()).contains(&ip),
-        None => net(text).contains(&ip),
+    /// The address to try; what stands behind it only says who delivers it.
+    fn target(&self, to: &str) -> IpAddr {
+        match to.split_once(' ') {
+            Some((address, _)) => address.parse().unwrap(),
+            None => self.addresses[to].parse().unwrap(),
+        }
     }
 }
 
@@ -244,17 +198,17 @@ fn attempt(from: &Peer, to: IpAddr, what: &str, limit: Duration) -> JoinHandle<b
 /// Tries all flows at once; which of them worked.
 fn try_all(
     peers: &BTreeMap<&str, Peer>,
-    prediction: &Prediction,
+    prediction: &Prediction<'_>,
     flows: &[Flow],
     limit: Duration,
 ) -> Vec<bool> {
-    let one = |f: &Flow| attempt(&peers[f.0], prediction.target(f.1).0, f.2, limit);
+    let one = |f: &Flow| attempt(&peers[f.0], prediction.target(f.1), f.2, limit);
     let running: Vec<JoinHandle<bool>> = flows.iter().map(one).collect();
     running.into_iter().map(|r| r.join().unwrap()).collect()
 }
 
 /// What is predicted to work does before long, and then the rest does not.
-fn matrix(peers: &BTreeMap<&str, Peer>, prediction: &Prediction, flows: &[Flow]) {
+fn matrix(peers: &BTreeMap<&str, Peer>, prediction: &Prediction<'_>, flows: &[Flow]) {
     let start = Instant::now();
     let (mut open, closed): (Vec<Flow>, Vec<Flow>) = flows.iter().partition(|f| prediction.allowed(f));
     println!("{} flows predicted to work, {} not to", open.len(), closed.len());

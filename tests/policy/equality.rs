@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde_json::Value;
+use tsd::acl::explain::{Asked, Question, Verdict};
 use tsd::acl::{Compiled, Policy, World, WorldNode};
 
 use tsd::keys::NodeId;
@@ -151,6 +152,14 @@ fn node_is_right(
         } else if got && !naive.allowed(None, &flow) {
             return Err(format!("{flow:?} at {:?}: no rule speaks of it: {rules:#?}", node.id));
         }
+        // Explanations also know of ways back and of missing IPv4; between plain nodes there is neither.
+        let plain = |n: &&&WorldNode| n.id != node.id && !compiled.without_ipv4(n.id);
+        let between = from.is_ipv4() == to.is_ipv4()
+            && !compiled.without_ipv4(node.id)
+            && nodes.iter().filter(plain).any(|n| addresses(n).contains(&from));
+        if between && addresses(node).contains(&to) && [6, 17].contains(&protocol) {
+            explained(compiled, &flow, got)?;
+        }
         if addresses(node).contains(&to) && protocol == 6 {
             let (want, got) = (naive.capabilities(from, to), filter.capabilities(from, to));
             if want != got {
@@ -159,6 +168,24 @@ fn node_is_right(
         }
     }
     Ok(())
+}
+
+/// What the policy says when it is asked in words is what the filter does.
+fn explained(compiled: &Compiled, flow: &Flow, allowed: bool) -> Result<(), String> {
+    let asked = Asked {
+        from: flow.from.to_string(),
+        to: flow.to.to_string(),
+        port: Some(flow.port.to_string()),
+        protocol: Some(flow.protocol.to_string()),
+        ssh_user: None,
+    };
+    let question = Question::parse(compiled, &asked).map_err(|e| format!("{asked:?}: {e:?}"))?;
+    let answer = compiled.explain(&question);
+    if (answer.verdict == Verdict::Allowed) == allowed {
+        Ok(())
+    } else {
+        Err(format!("{asked:?}: the filter says {allowed}, explained: {answer:#?}"))
+    }
 }
 
 fn equal(seed: u64, policy: &Value) -> Result<(), String> {

@@ -1,5 +1,6 @@
 //! The policy engine against a naive evaluator, on captured cases and on random policies and topologies;
 //! and incremental compiles against whole ones.
+#![allow(clippy::print_stdout)]
 
 #[cfg(test)]
 mod captured;

@@ -85,7 +85,7 @@ impl<'a> Naive<'a> {
         let family = |v4| INTERNET.iter().filter(|s| s.0.is_ipv4() == v4).all(all);
         rule.internet = !tailnet && (family(true) || family(false));
         let serves = |n: &WorldNode, side: usize| subnets(n).any(|r| rule.nets[side].contains(&r));
-        let from = |n: &&WorldNode| self.from_node(rule, n) || serves(n, 0);
+        let from = |n: &&WorldNode| self.source_node(rule, n) || serves(n, 0);
         let to = |n: &&WorldNode| addresses(n).iter().any(|ip| self.means(rule.dst, *ip)) || serves(n, 1);
         let nodes = self.world.nodes.values();
         let (from, to) = (nodes.clone().filter(from), nodes.filter(to));
@@ -154,7 +154,7 @@ impl<'a> Naive<'a> {
             })
     }
 
-    fn from_node(&self, rule: &Rule<'_>, node: &WorldNode) -> bool {
+    fn source_node(&self, rule: &Rule<'_>, node: &WorldNode) -> bool {
         addresses(node).iter().any(|ip| self.source(rule, *ip))
     }
 
@@ -177,7 +177,7 @@ impl<'a> Naive<'a> {
 
     /// One person's devices, of which the first is a source of an `autogroup:self` rule.
     pub(super) fn own(&self, rule: &Rule<'_>, from: &WorldNode, to: &WorldNode) -> bool {
-        from.owner.user().is_some() && from.owner.user() == to.owner.user() && self.from_node(rule, from)
+        from.owner.user().is_some() && from.owner.user() == to.owner.user() && self.source_node(rule, from)
     }
 
     /// Whether any rule speaks of a flow; with a node, whether that node, which delivers it, is told.

@@ -95,9 +95,12 @@ pub(crate) struct Flow {
     pub(crate) protocol: u8,
 }
 
+/// Sources, destinations with the places of their ports, and the rule.
+type Read<'a> = (Vec<Span>, Vec<(Span, &'a FilterRule, usize)>, &'a FilterRule);
+
 /// A packet filter with its texts read once.
 pub(crate) struct Filter<'a> {
-    rules: Vec<(Vec<Span>, Vec<(Span, &'a FilterRule, usize)>, &'a FilterRule)>,
+    rules: Vec<Read<'a>>,
 }
 
 impl<'a> Filter<'a> {

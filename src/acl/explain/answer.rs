@@ -1,17 +1,16 @@
 //! The whole answer: the flows of a question, one verdict over them, and the words around it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use crate::acl::Compiled;
-use crate::acl::plan::{Id, Kind, Shape};
-use crate::acl::ranges::Range;
+use crate::acl::plan::{Form, Id};
 use crate::keys::NodeId;
 
 use super::chain::{Words, condition_words, rule_of};
-use super::flow::{Block, End, Hit, Marks, Outcome, Scene, What};
+use super::flow::{Block, End, Hit, Outcome, Scene, What};
 use super::miss::{asked_words, misses};
 use super::party::{Party, Place};
-use super::{AppGranted, Case, Explanation, Question, RouteUsed, RuleAt, Side, Verdict, ssh};
+use super::{Case, Explanation, Question, RouteUsed, Side, Verdict, apps, ssh};
 
 /// At most so many different devices of each end are answered for one by one.
 const KINDS: usize = 8;
@@ -19,6 +18,8 @@ const KINDS: usize = 8;
 const CASES: usize = 10;
 /// At most so many further rules are told.
 const ALSO: usize = 5;
+/// Longer lists of ports stand in no sentence.
+const LONG: usize = 80;
 /// At most so many nodes of an end are listed.
 const LISTED: usize = 100;
 
@@ -42,7 +43,8 @@ pub(in crate::acl) fn explain(policy: &Compiled, question: &Question) -> Explana
     let verdict = overall(&outcomes);
     let words = Words { scene: &scene };
     let best = outcomes.iter().find(|o| o.verdict() == Verdict::Allowed);
-    let shown = best.or_else(|| outcomes.iter().find(|o| o.verdict() == Verdict::Partly)).or(outcomes.first());
+    let shown =
+        best.or_else(|| outcomes.iter().find(|o| o.verdict() == Verdict::Partly)).or(outcomes.first());
     let refused = outcomes.iter().find(|o| o.verdict() == Verdict::Refused);
     let mut out = Explanation {
         verdict,
@@ -57,7 +59,7 @@ pub(in crate::acl) fn explain(policy: &Compiled, question: &Question) -> Explana
         misses: refused.map(|o| misses(&scene, o, what)).unwrap_or_default(),
         back: shown.map(|o| back(&scene, o)).unwrap_or_default(),
         route: shown.and_then(|o| route(&scene, o)),
-        apps: shown.map(|o| apps(&scene, o)).unwrap_or_default(),
+        apps: shown.map(|o| apps::apps(&scene, o)).unwrap_or_default(),
         posture: shown.map(|o| posture(&scene, o)).unwrap_or_default(),
         ssh: None,
         cases: Vec::new(),
@@ -73,24 +75,35 @@ pub(in crate::acl) fn explain(policy: &Compiled, question: &Question) -> Explana
         out.ssh = question.ssh_user.as_deref().map(|login| ssh::answer(&scene, shown.from, shown.to, login));
         notes(&scene, shown, what, &mut out.notes);
     }
+    let far = refused.is_some_and(|o| o.block.is_none()) && out.misses.is_empty();
+    if far {
+        out.notes.push("No rule would allow it if only one thing changed.".to_owned());
+    }
     if outcomes.len() > 1 {
         out.cases = cases(&scene, &outcomes);
     }
     out.notes.extend([&question.from, &question.to].into_iter().filter_map(|p| p.note.clone()));
     if cut_from || cut_to {
-        out.notes.push("Not every device was asked about: there are too many that differ. Ask about one.".to_owned());
+        out.notes.push(
+            "Not every device was asked about: there are too many that differ. Ask about one.".to_owned(),
+        );
     }
     out.sentence = sentence(&scene, &out, shown.zip(Some(outcomes.len())), question);
     out
 }
 
-/// Places that may be answered differently, one of each kind; and whether there were too many.
+/// Places that may be answered differently, two of each kind; and whether there were too many.
 fn kinds(scene: &Scene<'_>, party: &Party) -> (Vec<End>, bool) {
-    let mut seen = HashSet::new();
+    let mut seen: HashMap<_, usize> = HashMap::new();
     let mut out = Vec::new();
     for end in party.places.iter().filter_map(|place| scene.end(*place)) {
-        if party.places.len() > 1 && !seen.insert(kind(scene, end)) {
-            continue;
+        if party.places.len() > 1 {
+            // Two of a kind, for what they may do among themselves.
+            let count = seen.entry(kind(scene, end)).or_default();
+            *count += 1;
+            if *count > 2 {
+                continue;
+            }
         }
         if out.len() >= KINDS {
             return (out, true);
@@ -100,8 +113,11 @@ fn kinds(scene: &Scene<'_>, party: &Party) -> (Vec<End>, bool) {
     (out, false)
 }
 
+/// A person, names as a source and as a destination, a slot.
+type Kin = (u64, Vec<(Id, u8)>, Vec<(Id, u8)>, usize);
+
 /// What decides how an end is treated: equal for ends that are treated alike.
-fn kind(scene: &Scene<'_>, end: End) -> (u64, Vec<(Id, u8)>, Vec<(Id, u8)>, usize) {
+fn kind(scene: &Scene<'_>, end: End) -> Kin {
     let End::Node(at, _) = end else {
         return (0, Vec::new(), Vec::new(), usize::MAX);
     };
@@ -148,6 +164,9 @@ fn sentence(
         return format!("{from} reaches nothing at {to}: there is no device of {empty} to ask about.");
     };
     let on = match (out.what.as_str(), &out.open) {
+        ("anything", open) if out.verdict == Verdict::Allowed && open.len() > LONG => {
+            " on many ports".to_owned()
+        }
         ("anything", open) if out.verdict == Verdict::Allowed && !open.is_empty() => format!(": {open}"),
         ("anything", _) => String::new(),
         (what, _) => format!(" on {what}"),
@@ -155,6 +174,16 @@ fn sentence(
     match out.verdict {
         Verdict::Allowed if shown.block == Some(Block::Same) => {
             format!("{from} is both ends: what a device sends itself never meets the rules.")
+        }
+        Verdict::Allowed if matches!(shown.block, Some(Block::Local(_))) => {
+            let router = match shown.block {
+                Some(Block::Local(at)) => scene.node(at).map(|n| n.node.name.as_str()),
+                _ => None,
+            };
+            let router = router.unwrap_or_default();
+            format!(
+                "{from} and {to} are both on the network that {router} serves: what passes there never meets the rules."
+            )
         }
         Verdict::Allowed => format!("{from} may reach {to}{on}."),
         Verdict::Partly if count > 1 => {
@@ -175,6 +204,7 @@ fn sentence(
                     format!("no rule leads it through {name}, which carries it")
                 }
                 _ if shown.hits.is_empty() => "no rule joins the two".to_owned(),
+                _ if out.open.len() > LONG => "the rules that join the two open other ports only".to_owned(),
                 _ => format!("the rules that join the two open only {}", out.open),
             };
             format!("{from} may not reach {to}{on}: {why}.")
@@ -209,87 +239,17 @@ fn route(scene: &Scene<'_>, outcome: &Outcome) -> Option<RouteUsed> {
         (true, _, _) => format!("{name} is an exit node, and no narrower route leads there{shown}."),
         (false, 0, _) => format!("{name} alone serves {}{shown}.", carrier.net),
         (false, others, true) => {
-            format!("{name} is one of {} that serve {}, and a rule's via leads through it{shown}.", others + 1, carrier.net)
+            format!(
+                "{name} is one of {} that serve {}, and a rule's via leads through it{shown}.",
+                others + 1,
+                carrier.net
+            )
         }
         (false, others, false) => {
             format!("{name} carries {} now; {others} more serve it too{shown}.", carrier.net)
         }
     };
     Some(RouteUsed { net: (!exit).then_some(carrier.net), node: node.id, name, why })
-}
-
-/// Capabilities that the receiver is told the source has.
-fn apps(scene: &Scene<'_>, outcome: &Outcome) -> Vec<AppGranted> {
-    let (None, Some(receiver)) = (outcome.block, outcome.receiver()) else {
-        return Vec::new();
-    };
-    let marks = scene.marks(outcome.from);
-    let mut units: BTreeMap<Id, ()> = BTreeMap::new();
-    let kept = scene.inner.nodes.get(receiver).map_or(&[][..], |n| &n.class.kept);
-    for name in kept {
-        for (number, _) in scene.inner.plan.uses.get(*name as usize).into_iter().flatten() {
-            let Some(unit) = scene.unit(*number) else { continue };
-            let on = marks.lists.get(unit.list as usize).copied().unwrap_or(0) & outcome.asked;
-            if on != 0
-                && matches!(unit.kind, Kind::App { .. })
-                && granted(scene, *name, receiver, outcome.to) & on != 0
-            {
-                units.insert(*number, ());
-            }
-        }
-    }
-    if scene.one_person(outcome.from, outcome.to) {
-        units.extend(own_apps(scene, &marks, outcome).map(|u| (u, ())));
-    }
-    let mut out = Vec::new();
-    for number in units.into_keys() {
-        let Some(rule) = rule_of(scene, number) else { continue };
-        let caps = match scene.unit(number).map(|u| &u.kind) {
-            Some(Kind::App { caps, .. } | Kind::OwnApp { caps, .. }) => caps,
-            _ => continue,
-        };
-        for (name, values) in &**caps {
-            let values = values.clone().unwrap_or_default();
-            out.push(AppGranted { name: name.clone(), values, rule: RuleAt::clone(&rule) });
-        }
-    }
-    out
-}
-
-/// Units of `autogroup:self` that grant capabilities from one device of a person to another.
-fn own_apps<'s>(scene: &'s Scene<'_>, marks: &'s Marks, outcome: &'s Outcome) -> impl Iterator<Item = Id> + 's {
-    scene.inner.plan.own.iter().copied().filter(|number| {
-        let Some(unit) = scene.unit(*number) else { return false };
-        let from = marks.lists.get(unit.list as usize).is_some_and(|m| *m != 0);
-        match unit.kind {
-            Kind::OwnApp { companion: false, .. } => from,
-            // The other way: towards those that are sources.
-            Kind::OwnApp { companion: true, .. } => {
-                let list = scene.inner.plan.lists.get(unit.list as usize).into_iter().flatten();
-                list.into_iter().any(|name| scene.takes(*name, outcome.to) != 0)
-            }
-            _ => false,
-        }
-    })
-}
-
-/// Families in which a destination of capabilities means `to` at the receiver (SEMANTICS.md 8.1, 9.1).
-fn granted(scene: &Scene<'_>, id: Id, receiver: usize, to: End) -> u8 {
-    let (Some(name), Some(node)) = (scene.inner.plan.names.get(id as usize), scene.node(receiver)) else {
-        return 0;
-    };
-    match to {
-        End::Node(..) => scene.takes(id, to),
-        End::Address(ip) => {
-            let holds = match &name.shape {
-                Shape::Ranges(ranges) => {
-                    ranges.iter().any(|(r, _)| r.contains(ip) && scene.routed(*r, node) && scene.routed(Range::single(ip), node))
-                }
-                _ => false,
-            };
-            if holds { scene.families(to) } else { 0 }
-        }
-    }
 }
 
 /// What the rules that join the ends check of the source.
@@ -303,11 +263,12 @@ fn posture(scene: &Scene<'_>, outcome: &Outcome) -> Vec<String> {
     let mut seen = HashSet::new();
     let mut out = Vec::new();
     for hit in &outcome.by {
-        let Some(list) = scene.unit(hit.unit).and_then(|u| scene.inner.plan.lists.get(u.list as usize)) else {
+        let Some(list) = scene.unit(hit.unit).and_then(|u| scene.inner.plan.lists.get(u.list as usize))
+        else {
             continue;
         };
         let name = list.first().and_then(|n| scene.inner.plan.names.get(*n as usize));
-        let Some(crate::acl::plan::Form::Source(number)) = name.map(|n| n.form) else {
+        let Some(Form::Source(number)) = name.map(|n| n.form) else {
             continue;
         };
         let wanted = scene.inner.plan.postures.get(number as usize).and_then(Option::as_ref);
@@ -330,7 +291,8 @@ fn cases(scene: &Scene<'_>, outcomes: &[Outcome]) -> Vec<Case> {
     for outcome in outcomes {
         let first = outcome.by.first().map(|h: &Hit| h.unit);
         let open = scene.open(&outcome.hits, outcome.asked);
-        if out.len() >= CASES || !seen.insert((outcome.passed, outcome.block.is_some(), first, open.clone())) {
+        if out.len() >= CASES || !seen.insert((outcome.passed, outcome.block.is_some(), first, open.clone()))
+        {
             continue;
         }
         out.push(Case {
@@ -353,14 +315,20 @@ fn notes(scene: &Scene<'_>, outcome: &Outcome, what: What, out: &mut Vec<String>
         let name = words.end(End::Node(carrier.at, 3));
         out.push(format!("The packet filter that decides is that of {name}, which carries the traffic."));
         if carrier.net.prefix_len() == 0 {
-            out.push(format!("{} has to choose an exit node such as {name} itself.", words.end(outcome.from)));
+            out.push(format!(
+                "{} has to choose an exit node such as {name} itself.",
+                words.end(outcome.from)
+            ));
         }
     }
     for end in known {
         let End::Node(at, _) = end else { continue };
         let Some(node) = scene.node(at) else { continue };
         if scene.facts.expired.contains(&node.id) {
-            out.push(format!("The key of {} has expired: nobody reaches it until its person logs in again.", node.node.name));
+            out.push(format!(
+                "The key of {} has expired: nobody reaches it until its person logs in again.",
+                node.node.name
+            ));
         } else if scene.facts.offline.contains(&node.id) {
             out.push(format!("{} is not connected now.", node.node.name));
         }

@@ -6,8 +6,8 @@ use crate::acl::plan::{Form, Id, Section, Unit};
 use crate::acl::posture::{self, Attributes};
 use crate::acl::ranges::Range;
 
-use super::flow::{End, Hit, Outcome, Scene};
 use super::RuleAt;
+use super::flow::{End, Hit, Outcome, Scene};
 
 /// A rule's text is cut behind so many characters.
 const TEXT: usize = 160;
@@ -88,7 +88,9 @@ impl Words<'_, '_> {
         let names = self.scene.inner.plan.lists.get(unit.list as usize).into_iter().flatten();
         let wanted = if hit.dst.is_none() { 3 } else { hit.mask };
         let takes = |id: &&Id| self.scene.takes(**id, outcome.from) & wanted != 0;
-        if let Some(alias) = names.into_iter().find(takes).and_then(|id| self.scene.inner.plan.names.get(*id as usize)) {
+        if let Some(alias) =
+            names.into_iter().find(takes).and_then(|id| self.scene.inner.plan.names.get(*id as usize))
+        {
             self.under(&alias.alias, outcome.from, &mut out);
             let place = self.line(self.place(unit, &alias.alias, false));
             out.push(format!("{} is among the rule's sources{place}", alias.alias));
@@ -109,7 +111,11 @@ impl Words<'_, '_> {
                 let place = self.line(self.place(unit, &Alias::Own, true));
                 out.push(format!("autogroup:self is among the rule's destinations{place}"));
                 let person = self.handle(outcome.to);
-                out.push(format!("{} and {} both belong to {person}", self.end(outcome.from), self.end(outcome.to)));
+                out.push(format!(
+                    "{} and {} both belong to {person}",
+                    self.end(outcome.from),
+                    self.end(outcome.to)
+                ));
             }
         }
         out
@@ -192,7 +198,11 @@ impl Words<'_, '_> {
             End::Node(at, _) => {
                 let Some(node) = self.scene.node(at) else { return };
                 let inside = |ip: std::net::IpAddr| {
-                    net.parse::<ipnet::IpNet>().ok().map(Range::from).or_else(|| Some(Range::single(net.parse().ok()?))).is_some_and(|r| r.contains(ip))
+                    net.parse::<ipnet::IpNet>()
+                        .ok()
+                        .map(Range::from)
+                        .or_else(|| Some(Range::single(net.parse().ok()?)))
+                        .is_some_and(|r| r.contains(ip))
                 };
                 let ip = if inside(node.v6) { node.v6 } else { node.v4 };
                 if ip.to_string() == net {

@@ -13,8 +13,7 @@ use crate::acl::compile::Inner;
 use crate::acl::ground::GroundNode;
 use crate::acl::plan::{Form, Id, Kind, Shape, Unit};
 use crate::acl::ports::{self, Ports};
-use crate::acl::ranges::{Range, internet, star};
-use crate::keys::NodeId;
+use crate::acl::ranges::{Range, star};
 use crate::wire::PortRange;
 
 use super::party::Place;
@@ -87,6 +86,8 @@ pub(super) struct Carrier {
 pub(super) enum Block {
     /// Both ends are one device.
     Same,
+    /// Both ends are on the network that the device in this slot serves.
+    Local(usize),
     /// Nobody carries traffic to the address.
     NoWay(IpAddr),
     /// Nobody carries traffic from the address.
@@ -117,7 +118,7 @@ pub(super) struct Outcome {
 impl Outcome {
     pub(super) const fn verdict(&self) -> Verdict {
         match (self.block, self.passed) {
-            (Some(Block::Same), _) => Verdict::Allowed,
+            (Some(Block::Same | Block::Local(_)), _) => Verdict::Allowed,
             (Some(_), _) | (None, 0) => Verdict::Refused,
             (None, passed) if passed == self.asked => Verdict::Allowed,
             (None, _) => Verdict::Partly,
@@ -137,8 +138,6 @@ impl Outcome {
 /// How a source stands to names and lists.
 #[derive(Debug)]
 pub(super) struct Marks {
-    /// Source names that take it, with families.
-    pub(super) names: Vec<(Id, u8)>,
     /// Families per list.
     pub(super) lists: Vec<u8>,
 }
@@ -180,7 +179,8 @@ impl<'a> Scene<'a> {
 
     /// Families in which a source name takes an address or a node.
     pub(super) fn takes(&self, id: Id, end: End) -> u8 {
-        let (Some(name), Some(state)) = (self.inner.plan.names.get(id as usize), self.inner.names.get(id as usize))
+        let (Some(name), Some(state)) =
+            (self.inner.plan.names.get(id as usize), self.inner.names.get(id as usize))
         else {
             return 0;
         };
@@ -213,21 +213,17 @@ impl<'a> Scene<'a> {
         };
         let is_source =
             |id: &Id| plan.names.get(*id as usize).is_some_and(|n| matches!(n.form, Form::Source(_)));
-        let names: Vec<(Id, u8)> = candidates
-            .iter()
-            .filter(|id| is_source(id))
-            .map(|id| (*id, self.takes(*id, end)))
-            .filter(|(_, mask)| *mask != 0)
-            .collect();
+        let names = candidates.iter().filter(|id| is_source(id));
+        let names = names.map(|id| (*id, self.takes(*id, end))).filter(|(_, mask)| *mask != 0);
         let mut lists = vec![0; plan.lists.len()];
-        for (id, mask) in &names {
-            for list in plan.lists_of.get(*id as usize).into_iter().flatten() {
+        for (id, mask) in names {
+            for list in plan.lists_of.get(id as usize).into_iter().flatten() {
                 if let Some(slot) = lists.get_mut(*list as usize) {
                     *slot |= mask;
                 }
             }
         }
-        Marks { names, lists }
+        Marks { lists }
     }
 
     /// Families in which the receiver keeps an entry of a destination name that covers the destination.
@@ -248,7 +244,10 @@ impl<'a> Scene<'a> {
         };
         let holds = |ip: IpAddr| match &name.shape {
             Shape::Everything | Shape::Star { .. } => true,
-            Shape::Nodes => ip == node.v4 && state.families[0].get(receiver) || ip == node.v6 && state.families[1].get(receiver),
+            Shape::Nodes => {
+                ip == node.v4 && state.families[0].get(receiver)
+                    || ip == node.v6 && state.families[1].get(receiver)
+            }
             Shape::Ranges(ranges) => ranges.iter().any(|(r, _)| r.contains(ip) && kept(*r)),
         };
         match to {
@@ -325,73 +324,6 @@ impl<'a> Scene<'a> {
         ports::ports_in_words(&open)
     }
 
-    /// Who is elected among nodes that serve a route, as far as is known.
-    fn elected(&self, net: &IpNet, nodes: &[NodeId]) -> Option<NodeId> {
-        let known = self.facts.carriers.get(net).into_iter().flatten().find(|n| nodes.contains(n));
-        let online = || nodes.iter().find(|n| !self.facts.offline.contains(n));
-        known.or_else(online).or(nodes.first()).copied()
-    }
-
-    /// Whom a sender hands what goes to `ip`, which is no node's.
-    fn carrier(&self, sender: usize, ip: IpAddr) -> Option<Carrier> {
-        let ground = &self.inner.ground;
-        let sender_id = self.node(sender)?.id;
-        let elect = |net: &IpNet, nodes: &[NodeId]| self.elected(net, nodes);
-        let mut routes: Vec<_> = ground.served().filter(|(_, r)| r.range.contains(ip)).map(|(_, r)| r).collect();
-        routes.sort_by_key(|r| std::cmp::Reverse(r.net.prefix_len()));
-        let mut fallback = None;
-        for route in routes {
-            let others = route.nodes.len().saturating_sub(1);
-            let mut ids: Vec<NodeId> =
-                route.nodes.iter().filter(|at| *at != sender).filter_map(|at| self.node(at)).map(|n| n.id).collect();
-            ids.sort_unstable();
-            let elected = self.elected(&route.net, &ids);
-            let carrier = |id: NodeId, shown| {
-                let at = *ground.index.get(&id)?;
-                Some(Carrier { at, net: route.net, shown, others, steered: elected != Some(id) })
-            };
-            let shows = |id: &&NodeId| self.inner.shown_routes(sender_id, **id, &elect).contains(&route.net);
-            if let Some(id) = ids.iter().find(shows) {
-                return carrier(*id, true);
-            }
-            fallback = fallback.or_else(|| carrier(elected?, false));
-        }
-        if fallback.is_none() && internet().iter().any(|r| r.contains(ip)) {
-            return self.exit(sender, sender_id, ip);
-        }
-        fallback
-    }
-
-    /// An exit node for `ip`: one that lets the sender through before one that does not.
-    fn exit(&self, sender: usize, sender_id: NodeId, ip: IpAddr) -> Option<Carrier> {
-        let default = if ip.is_ipv6() { "::/0" } else { "0.0.0.0/0" };
-        let net: IpNet = default.parse().ok()?;
-        let exits = &self.inner.ground.exits;
-        let mut best: Option<Carrier> = None;
-        for at in exits.iter().filter(|at| *at != sender) {
-            let Some(node) = self.node(at).filter(|n| n.exits.contains(&net)) else {
-                continue;
-            };
-            let shown = self.inner.shown_routes(sender_id, node.id, &|_, all| all.first().copied()).contains(&net);
-            let online = |at: usize| self.node(at).is_some_and(|n| !self.facts.offline.contains(&n.id));
-            let better = best.as_ref().is_none_or(|b| (shown, online(at)) > (b.shown, online(b.at)));
-            if better {
-                let others = exits.len().saturating_sub(1);
-                best = Some(Carrier { at, net, shown, others, steered: false });
-            }
-        }
-        best
-    }
-
-    /// The node that stands for the sender of what comes from `ip`, which is no node's.
-    fn sender(&self, ip: IpAddr) -> Option<usize> {
-        let routes = self.inner.ground.served().filter(|(_, r)| r.range.contains(ip)).map(|(_, r)| r);
-        let route = routes.max_by_key(|r| r.net.prefix_len())?;
-        let mut ids: Vec<NodeId> = route.nodes.iter().filter_map(|at| self.node(at)).map(|n| n.id).collect();
-        ids.sort_unstable();
-        self.inner.ground.index.get(&self.elected(&route.net, &ids)?).copied()
-    }
-
     /// What happens to a flow.
     pub(super) fn outcome(&self, from: End, to: End, what: What) -> Outcome {
         let mut out = Outcome {
@@ -419,8 +351,8 @@ impl<'a> Scene<'a> {
             }
             End::Node(..) => {}
             End::Address(ip) => match self.carrier(sender, ip) {
-                Some(carrier) => out.carrier = Some(carrier),
-                None => return blocked(Block::NoWay(ip), out),
+                Ok(carrier) => out.carrier = Some(carrier),
+                Err(block) => return blocked(block, out),
             },
         }
         if out.asked == 0 {

@@ -38,7 +38,9 @@ struct Near {
 pub(super) fn misses(scene: &Scene<'_>, outcome: &Outcome, what: What) -> Vec<Miss> {
     let words = Words { scene };
     let mut out = unapproved(scene, outcome);
-    if let Some(Block::Same | Block::Gone | Block::Families | Block::NoSource(_)) = outcome.block {
+    if let Some(Block::Same | Block::Local(_) | Block::Gone | Block::Families | Block::NoSource(_)) =
+        outcome.block
+    {
         return out;
     }
     let mut near = Search { scene, outcome, what, marks: scene.marks(outcome.from), near: Vec::new() }.run();
@@ -140,7 +142,8 @@ impl Search<'_, '_> {
                 continue;
             }
             // A rule for this very destination is nearer than one for everything.
-            let broad = scene.inner.plan.names.get(*name as usize).is_some_and(|n| n.shape == Shape::Everything);
+            let broad =
+                scene.inner.plan.names.get(*name as usize).is_some_and(|n| n.shape == Shape::Everything);
             for (number, part) in scene.inner.plan.uses.get(*name as usize).into_iter().flatten() {
                 let Some(unit) = scene.unit(*number) else { continue };
                 let (Kind::Ports(parts) | Kind::ViaPorts(parts)) = &unit.kind else { continue };
@@ -152,7 +155,11 @@ impl Search<'_, '_> {
                 let rank = |base: u32| base * 10 + u32::from(broad);
                 if self.on(unit.list) {
                     if !passes {
-                        self.near.push(Near { rank: rank(0), unit: *number, thing: Thing::Ports { part: *part } });
+                        self.near.push(Near {
+                            rank: rank(0),
+                            unit: *number,
+                            thing: Thing::Ports { part: *part },
+                        });
                     }
                 } else if passes {
                     let hole = holes.get(unit.list as usize).is_some_and(|h| *h);
@@ -176,7 +183,8 @@ impl Search<'_, '_> {
         };
         let person = self.scene.node(at).is_some_and(|n| n.user.is_some());
         let names = self.scene.inner.plan.lists.get(list as usize).into_iter().flatten();
-        let mut aliases = names.filter_map(|n| self.scene.inner.plan.names.get(*n as usize)).map(|n| &n.alias);
+        let mut aliases =
+            names.filter_map(|n| self.scene.inner.plan.names.get(*n as usize)).map(|n| &n.alias);
         let joins = aliases.any(|alias| match alias {
             Alias::Group(_) => person,
             Alias::Tag(_) => !person,
@@ -198,7 +206,14 @@ impl Search<'_, '_> {
             }
             let thing = match (&unit.kind, self.outcome.to) {
                 (Kind::ViaPorts(_), End::Address(ip)) => {
-                    let holds = |p: &&Part| match self.scene.inner.plan.names.get(p.name as usize).map(|n| &n.shape) {
+                    let holds = |p: &&Part| match self
+                        .scene
+                        .inner
+                        .plan
+                        .names
+                        .get(p.name as usize)
+                        .map(|n| &n.shape)
+                    {
                         Some(Shape::Ranges(ranges)) => ranges.iter().any(|(r, _)| r.contains(ip)),
                         _ => false,
                     };
@@ -274,7 +289,9 @@ impl Words<'_, '_> {
                 let to = self.end(outcome.to);
                 let named = self.handle(outcome.to);
                 if named == to {
-                    format!("The rule takes {from} and leads elsewhere: {named} would have to be among its destinations.")
+                    format!(
+                        "The rule takes {from} and leads elsewhere: {named} would have to be among its destinations."
+                    )
                 } else {
                     format!(
                         "The rule takes {from} and leads elsewhere: {named} (which means {to}) would have to be among its destinations."
@@ -294,13 +311,19 @@ impl Words<'_, '_> {
         let aliases: Vec<&Alias> =
             names.filter_map(|n| self.scene.inner.plan.names.get(*n as usize)).map(|n| &n.alias).collect();
         let handle = self.handle(from);
-        let person = matches!(from, End::Node(at, _) if self.scene.node(at).is_some_and(|n| n.user.is_some()));
+        let person =
+            matches!(from, End::Node(at, _) if self.scene.node(at).is_some_and(|n| n.user.is_some()));
         let group = aliases.iter().find(|a| matches!(a, Alias::Group(_)));
         let tag = aliases.iter().find(|a| matches!(a, Alias::Tag(_)));
         match (person, group, tag, from) {
-            (true, Some(group), _, _) => format!("{handle} would have to be in {group}, or among the rule's sources."),
+            (true, Some(group), _, _) => {
+                format!("{handle} would have to be in {group}, or among the rule's sources.")
+            }
             (false, _, Some(tag), End::Node(..)) => {
-                format!("{} would have to carry {tag}, or {handle} be among the rule's sources.", self.end(from))
+                format!(
+                    "{} would have to carry {tag}, or {handle} be among the rule's sources.",
+                    self.end(from)
+                )
             }
             _ => format!("{handle} would have to be among the rule's sources."),
         }

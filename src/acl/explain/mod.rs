@@ -3,11 +3,13 @@
 //! scanned at most once; words are made only for what is told.
 
 mod answer;
+mod apps;
 mod chain;
 mod flow;
 mod miss;
 mod party;
 mod ssh;
+mod way;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -46,7 +46,8 @@ pub(super) fn question(policy: &Compiled, asked: &Asked) -> Result<Question, Vec
     let mut keep = |found: Result<Party, AskFault>| found.map_err(|fault| faults.push(fault)).ok();
     let from = keep(party(inner, "from", &asked.from));
     let to = keep(party(inner, "to", &asked.to));
-    let filled = |text: &Option<String>| text.as_deref().map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned);
+    let filled =
+        |text: &Option<String>| text.as_deref().map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned);
     let mut fault = |field, message: String, hint: &str| {
         faults.push(AskFault { field, message, hint: hint.to_owned() });
     };
@@ -113,12 +114,19 @@ fn node_called<'a>(inner: &'a Inner, text: &str) -> Option<&'a GroundNode> {
         inner.ground.nodes.get(*inner.ground.index.get(&id)?).map(|n| &**n)
     };
     // An address has dots too, and names are never numbers alone.
-    let label = || text.parse::<IpAddr>().is_err().then(|| text.split_once('.')).flatten().and_then(|(l, _)| called(l));
+    let label = || {
+        text.parse::<IpAddr>().is_err().then(|| text.split_once('.')).flatten().and_then(|(l, _)| called(l))
+    };
     called(text).or_else(number).or_else(|| if parse_prefix(text).is_some() { None } else { label() })
 }
 
 fn single(inner: &Inner, node: &GroundNode, families: [bool; 2]) -> Party {
-    Party { words: node_words(inner, node), places: vec![Place::Node(node.id, families)], total: 1, note: None }
+    Party {
+        words: node_words(inner, node),
+        places: vec![Place::Node(node.id, families)],
+        total: 1,
+        note: None,
+    }
 }
 
 fn address(inner: &Inner, ip: IpAddr, note: Option<String>) -> Party {
@@ -148,12 +156,15 @@ fn named(inner: &Inner, alias: &Alias) -> Option<Party> {
         // People are often named without the @.
         Alias::Host(name) if !inner.file.hosts.contains_key(name) => {
             let user = Alias::User(name.clone());
-            (!inner.ground.users_called(name).is_empty()).then(|| devices(inner, &user, &resolver.members(&user)))
+            (!inner.ground.users_called(name).is_empty())
+                .then(|| devices(inner, &user, &resolver.members(&user)))
         }
         Alias::User(name) if inner.ground.users_called(name).is_empty() => None,
         Alias::Group(name) if !inner.file.groups.contains_key(name) => None,
         Alias::IpSet(name) if !inner.file.ipsets.contains_key(name) => None,
-        Alias::Tag(tag) if !inner.file.tag_owners.contains_key(tag) && resolver.members(alias).is_empty() => None,
+        Alias::Tag(tag) if !inner.file.tag_owners.contains_key(tag) && resolver.members(alias).is_empty() => {
+            None
+        }
         Alias::Internet => {
             let ip = INTERNET.first().map(|ip| IpAddr::from(*ip))?;
             let note = format!("{ip} stands for the internet here.");
@@ -180,7 +191,8 @@ fn named(inner: &Inner, alias: &Alias) -> Option<Party> {
 }
 
 fn devices(inner: &Inner, alias: &Alias, members: &Bits) -> Party {
-    let mut ids: Vec<NodeId> = members.iter().filter_map(|at| inner.ground.nodes.get(at)).map(|n| n.id).collect();
+    let mut ids: Vec<NodeId> =
+        members.iter().filter_map(|at| inner.ground.nodes.get(at)).map(|n| n.id).collect();
     ids.sort_unstable();
     let total = ids.len();
     let words = match total {
@@ -189,7 +201,8 @@ fn devices(inner: &Inner, alias: &Alias, members: &Bits) -> Party {
         _ => format!("{alias} ({total} devices)"),
     };
     let places = ids.into_iter().take(MOST).map(|id| Place::Node(id, [true; 2])).collect();
-    let note = (total > MOST).then(|| format!("Only the first {MOST} of {total} devices of {alias} were looked at."));
+    let note = (total > MOST)
+        .then(|| format!("Only the first {MOST} of {total} devices of {alias} were looked at."));
     Party { words, places, total, note }
 }
 
@@ -205,7 +218,8 @@ fn unknown(inner: &Inner, field: &'static str, text: &str) -> AskFault {
         .chain(inner.file.hosts.keys().map(String::as_str))
         .chain(inner.file.ipsets.keys().map(String::as_str));
     let near = Faults::new(Lines::new("")).suggest(text, known);
-    let otherwise = "name a device, a person such as alice@, a tag, a group, a host of the policy, or an address";
+    let otherwise =
+        "name a device, a person such as alice@, a tag, a group, a host of the policy, or an address";
     let message = format!("{} is no device, person, tag or address here", quote(text));
     AskFault { field, message, hint: did_you_mean(near, otherwise) }
 }

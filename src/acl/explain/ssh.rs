@@ -10,12 +10,8 @@ use super::{SshAnswer, SshVerdict};
 pub(super) fn answer(scene: &Scene<'_>, from: End, to: End, login: &str) -> SshAnswer {
     let words = Words { scene };
     let (who, at) = (words.end(from), words.end(to));
-    let refused = |sentence: String| SshAnswer {
-        verdict: SshVerdict::Refused,
-        sentence,
-        rule: None,
-        local_user: None,
-    };
+    let refused =
+        |sentence: String| SshAnswer { verdict: SshVerdict::Refused, sentence, rule: None, local_user: None };
     let (End::Node(f, _), End::Node(t, _)) = (from, to) else {
         return refused("SSH rules speak of devices only, and one end is none.".to_owned());
     };
@@ -47,7 +43,9 @@ pub(super) fn answer(scene: &Scene<'_>, from: End, to: End, login: &str) -> SshA
     };
     let port = scene.outcome(from, to, What { protocol: Some(6), port: Some(22) });
     if port.passed == 0 {
-        answer.sentence.push_str(" But port 22 is closed: SSH rules open no port, a rule of acls or grants has to.");
+        answer
+            .sentence
+            .push_str(" But port 22 is closed: SSH rules open no port, a rule of acls or grants has to.");
     }
     answer
 }

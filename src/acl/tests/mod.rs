@@ -4,6 +4,7 @@
 mod approve;
 mod asserts;
 mod attrs;
+mod explain;
 mod language;
 mod ssh;
 

@@ -30,6 +30,16 @@ pub enum Policy {
         #[arg(long, value_name = "FILE")]
         topology: Option<PathBuf>,
     },
+    /// Say whether X reaches Y, by which rule, and what is nearest to allowing it
+    Explain(Box<Explain>),
+    /// Count what each rule joins, and the names that nothing uses
+    Stats {
+        /// HuJSON file; the policy in force if left out
+        file: Option<PathBuf>,
+        /// On this network instead of the running server's
+        #[arg(long, value_name = "FILE", requires = "file")]
+        topology: Option<PathBuf>,
+    },
     /// Show who gains and who loses what from policy A to policy B
     Diff {
         /// A file, the number of a stored version, or the word live
@@ -88,6 +98,32 @@ pub enum Policy {
         #[arg(long)]
         stats: bool,
     },
+}
+
+/// `tsd policy explain`.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// A device, its id or address, a person (alice@), a tag, or any address
+    #[arg(long, value_name = "X")]
+    pub from: String,
+    /// The same; also an address behind a route or a name of "hosts"
+    #[arg(long, value_name = "Y")]
+    pub to: String,
+    /// Such as 443; left out, anything
+    #[arg(long)]
+    pub port: Option<String>,
+    /// tcp, udp, icmp or a number [default with a port: tcp]
+    #[arg(long)]
+    pub proto: Option<String>,
+    /// The login on the other machine, for SSH
+    #[arg(long, value_name = "LOGIN")]
+    pub ssh_user: Option<String>,
+    /// By this policy instead of the one in force
+    #[arg(long, value_name = "FILE")]
+    pub draft: Option<PathBuf>,
+    /// On this network instead of the running server's
+    #[arg(long, value_name = "FILE", requires = "draft")]
+    pub topology: Option<PathBuf>,
 }
 
 /// `tsd policy edit`.

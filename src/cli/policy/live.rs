@@ -119,6 +119,11 @@ pub(super) async fn checked(source: &Named, client: &Client, printer: &Printer) 
     outcome.map_err(|failure| placed(source, failure, printer))
 }
 
+/// Reads a text by itself: faults of form and names, shown at their place.
+pub(super) fn well_formed(source: &Named, printer: &Printer) -> Result<(), Failure> {
+    crate::api::check_offline(&source.text).map_err(|faults| refuse(source, &faults, printer))
+}
+
 fn placed(source: &Named, failure: Failure, printer: &Printer) -> Failure {
     match failure {
         Failure::Refused(body) if !body.faults.is_empty() => refuse(source, &body.faults, printer),
