@@ -63,6 +63,12 @@ impl Control {
         answer.await.unwrap_or_else(|e| Err(AdminError::Internal(e.to_string()).into()))
     }
 
+    /// The file that the policy comes from, when it is not stored from here.
+    #[must_use]
+    pub fn policy_file(&self) -> Option<std::path::PathBuf> {
+        self.net().settings.policy_file.clone()
+    }
+
     /// What the policy in force gives a device.
     #[must_use]
     pub fn given(&self, node: NodeId) -> Given {
@@ -105,7 +111,11 @@ pub(super) fn read(net: &Tailnet, text: &str) -> Result<Compiled, Unanswered> {
     })?;
     let world = net.world();
     let mistakes = parsed.mistakes(&world);
-    if mistakes.is_empty() { Ok(parsed.compile_beside(&net.compiled)) } else { Err(Unanswered::Draft(mistakes)) }
+    if mistakes.is_empty() {
+        Ok(parsed.compile_beside(&net.compiled))
+    } else {
+        Err(Unanswered::Draft(mistakes))
+    }
 }
 
 /// What the server knows beside the policy.
