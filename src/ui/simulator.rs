@@ -112,9 +112,8 @@ pub(super) async fn give(caller: Caller, fields: Fields) -> Reply {
     let (_, draft) = read(&fields);
     let current = caller.shared.control().policy();
     let before = if draft.is_empty() { current.text } else { draft };
-    let (change, what) = match wanted(&fields) {
-        Some(wanted) => wanted,
-        None => return Err(Stop::Form(StatusCode::BAD_REQUEST)),
+    let Some((change, what)) = wanted(&fields) else {
+        return Err(Stop::Form(StatusCode::BAD_REQUEST));
     };
     let text = before.clone();
     let done = tokio::task::spawn_blocking(move || edit(&text, &change)).await;
