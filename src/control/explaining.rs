@@ -105,7 +105,11 @@ pub(super) fn read(net: &Tailnet, text: &str) -> Result<Compiled, Unanswered> {
     })?;
     let world = net.world();
     let mistakes = parsed.mistakes(&world);
-    if mistakes.is_empty() { Ok(parsed.compile_beside(&net.compiled)) } else { Err(Unanswered::Draft(mistakes)) }
+    if mistakes.is_empty() {
+        Ok(parsed.compile_beside(&net.compiled))
+    } else {
+        Err(Unanswered::Draft(mistakes))
+    }
 }
 
 /// What the server knows beside the policy.

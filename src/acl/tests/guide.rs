@@ -48,7 +48,11 @@ impl Scene {
         let words: Vec<&str> = question.split_whitespace().collect();
         match words[..] {
             [node, "has", attribute] => {
-                if self.compiled.self_caps(self.node(node)).contains_key(attribute) { "yes" } else { "no" }
+                if self.compiled.self_caps(self.node(node)).contains_key(attribute) {
+                    "yes"
+                } else {
+                    "no"
+                }
             }
             [node, "offers", route] => {
                 let route = route.parse().unwrap();
