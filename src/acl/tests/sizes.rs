@@ -74,7 +74,7 @@ fn thousands_of_overlapping_groups_cost_their_members() {
     const GROUPS: usize = 10_000;
     let mut text = String::from("{\"groups\": {");
     for g in 0..GROUPS {
-        let members: Vec<String> = (0..20).map(|n| format!("\"u{}@\"", (g + n * 7) % 200 + 1)).collect();
+        let members: Vec<String> = (0..5).map(|n| format!("\"u{}@\"", (g + n * 7) % 200 + 1)).collect();
         let _ = write!(text, "\"group:g{g}\": [{}],", members.join(","));
     }
     text.push_str("}, \"grants\": [");
@@ -88,7 +88,7 @@ fn thousands_of_overlapping_groups_cost_their_members() {
     let compiled = Policy::parse(&text).unwrap().compile(&world);
     let rules = compiled.filter_rules(NodeId(1));
     let ports: usize = rules.iter().map(|r| r.dst_ports.len()).sum();
-    // A tenth of the groups are destinations with this device's person, for two addresses; equal sources merge.
-    assert_eq!(ports, 2 * GROUPS / 10);
+    // One group in forty is a destination with this device's person, for two addresses; equal sources merge.
+    assert_eq!(ports, 2 * GROUPS / 40);
     assert!(rules.len() <= 200, "{} rules", rules.len());
 }
