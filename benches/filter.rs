@@ -92,7 +92,7 @@ fn make(shape: Shape, count: u32, dice: &mut Dice) -> Vec<FilterRule> {
                 })
             };
             let ports = PortRange { first: ports.0, last: ports.1 };
-            let to = |ip: IpAddr| NetPortRange { ip: ip.to_string(), ports };
+            let to = |ip: IpAddr| NetPortRange { ip: ip.to_string().into(), ports };
             let protos = [vec![], vec![6], vec![17], vec![6, 17]];
             FilterRule {
                 src_ips: spelled(false).chain(spelled(true)).collect(),

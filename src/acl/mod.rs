@@ -22,6 +22,7 @@ mod posture;
 mod ranges;
 mod render;
 mod resolve;
+mod sources;
 mod splice;
 mod ssh;
 pub mod stats;
@@ -29,6 +30,7 @@ mod syntax;
 #[cfg(test)]
 mod tests;
 mod topology;
+mod update;
 mod visible;
 
 pub use edit::{Edit, edit};

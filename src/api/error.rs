@@ -4,19 +4,19 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
-use super::types::{Diff, ErrorBody, Fault};
-use crate::control::service::{AdminError, Control};
+use super::types::{ErrorBody, Fault};
+use crate::control::service::AdminError;
 
-/// An error on its way out, with what it needs to name nodes.
+/// An error on its way out.
 pub struct ApiError {
     status: StatusCode,
     body: ErrorBody,
 }
 
 impl ApiError {
-    /// Translates; `control` gives nodes their names.
+    /// Translates.
     #[must_use]
-    pub fn new(error: AdminError, control: &Control) -> Self {
+    pub fn new(error: AdminError) -> Self {
         let mut body = ErrorBody { error: error.to_string(), ..ErrorBody::default() };
         let (status, code) = match error {
             AdminError::NotFound(_) => (StatusCode::NOT_FOUND, "not-found"),

@@ -165,7 +165,7 @@ impl Api {
     fn answer<T, V: Into<T>>(&self, result: Result<V, AdminError>) -> Answer<T> {
         match result {
             Ok(value) => Ok(Json(value.into())),
-            Err(error) => Err(ApiError::new(error, &self.control)),
+            Err(error) => Err(ApiError::new(error)),
         }
     }
 }
@@ -307,13 +307,13 @@ async fn policy_at(State(api): State<Api>, Arg(version): Arg<u64>) -> Answer<Pol
 
 async fn check_policy(State(api): State<Api>, Json(body): Json<SetPolicy>) -> Answer<Outcome> {
     let outcome = api.control.check_policy(&by(), &body.text).await;
-    api.answer(outcome.map(|o| Outcome::named(o, &api.control.nodes())))
+    api.answer(outcome)
 }
 
 async fn set_policy(State(api): State<Api>, Json(body): Json<SetPolicy>) -> Answer<Outcome> {
     let SetPolicy { text, comment, confirmed, expect } = body;
     let outcome = api.control.set_policy(&by(), &text, &comment, confirmed, expect).await;
-    api.answer(outcome.map(|o| Outcome::named(o, &api.control.nodes())))
+    api.answer(outcome)
 }
 
 async fn explain_policy(
@@ -340,7 +340,7 @@ async fn compare_policies(State(api): State<Api>, Json(body): Json<ComparePolici
 async fn rollback_policy(State(api): State<Api>, Json(body): Json<Rollback>) -> Answer<Outcome> {
     let Rollback { version, comment, confirmed, expect } = body;
     let outcome = api.control.rollback_policy(&by(), version, &comment, confirmed, expect).await;
-    api.answer(outcome.map(|o| Outcome::named(o, &api.control.nodes())))
+    api.answer(outcome)
 }
 
 #[cfg(test)]

@@ -454,10 +454,8 @@ pub struct Outcome {
     pub cuts_author: Option<String>,
 }
 
-impl Outcome {
-    /// With the names of `nodes`.
-    #[must_use]
-    pub fn named(outcome: PolicyOutcome, nodes: &[NodeView]) -> Self {
+impl From<PolicyOutcome> for Outcome {
+    fn from(outcome: PolicyOutcome) -> Self {
         Self {
             version: outcome.version,
             applied: outcome.applied,

@@ -170,6 +170,14 @@ fn attributes(draw: &mut Draw) -> BTreeMap<String, AttrValue> {
 /// One to three things that happen to a world.
 pub(crate) fn change(draw: &mut Draw, world: &World) -> WorldChange {
     let mut change = WorldChange::default();
+    // Those who went come back, with what they had of devices.
+    for (id, name) in (1..).map(UserId).zip(PEOPLE) {
+        let gone = !world.users.contains_key(&id) && !world.users.values().any(|u| u.name == name);
+        if gone && draw.percent(40) {
+            let user = WorldUser { id, name: name.to_owned(), role: *draw.pick(&Role::ALL) };
+            change.users.insert(id, Some(user));
+        }
+    }
     for _ in 0..1 + draw.below(3) {
         let nodes: Vec<&WorldNode> = world.nodes.values().collect();
         let Some(old) = nodes.get(draw.below(nodes.len().max(1))) else {
@@ -178,7 +186,7 @@ pub(crate) fn change(draw: &mut Draw, world: &World) -> WorldChange {
             continue;
         };
         let mut node = (*old).clone();
-        match draw.below(10) {
+        match draw.below(13) {
             0 | 1 => {
                 let last = nodes.iter().map(|n| n.id.0).max().unwrap_or(0);
                 let id = last + 1 + change.nodes.len() as u64;
@@ -192,9 +200,39 @@ pub(crate) fn change(draw: &mut Draw, world: &World) -> WorldChange {
             5 | 6 => node.served_routes = routes(draw),
             7 => node.attributes = attributes(draw),
             8 => node.ipv4 = Ipv4Addr::from(0x6440_0040 + node.id.0 as u32),
+            // Two nodes change places, in addresses or in all but their ids.
+            9 | 10 => {
+                let mut other = (*draw.pick(&nodes)).clone();
+                if other.id == node.id || change.nodes.len() > 1 {
+                    continue;
+                }
+                std::mem::swap(&mut node.ipv4, &mut other.ipv4);
+                std::mem::swap(&mut node.ipv6, &mut other.ipv6);
+                if draw.percent(30) {
+                    std::mem::swap(&mut node.owner, &mut other.owner);
+                }
+                change.nodes.insert(other.id, Some(other));
+            }
+            // One goes and another comes with its addresses, before or after it in the order of ids.
+            11 => {
+                let unused = (1..40).filter(|id| !world.nodes.contains_key(&NodeId(*id)));
+                let unused: Vec<u64> = unused.collect();
+                let id = if draw.percent(50) { unused[0] } else { unused[draw.below(unused.len())] };
+                let fresh = WorldNode { id: NodeId(id), owner: owner(draw), ..node.clone() };
+                if change.nodes.is_empty() {
+                    change.nodes.insert(node.id, None);
+                    change.nodes.insert(fresh.id, Some(fresh));
+                }
+                continue;
+            }
             _ => {
                 let users: Vec<&WorldUser> = world.users.values().collect();
-                let mut user = (*draw.pick(&users)).clone();
+                let Some(user) = users.get(draw.below(users.len().max(1))) else { continue };
+                let mut user = (*user).clone();
+                if draw.percent(15) {
+                    change.users.insert(user.id, None);
+                    continue;
+                }
                 user.role = *draw.pick(&Role::ALL);
                 let renamed = draw.percent(20);
                 user.name =

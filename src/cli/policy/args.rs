@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 
 use crate::acl::Edit as Change;
 
@@ -128,10 +128,10 @@ pub struct Explain {
 
 /// `tsd policy edit`.
 #[derive(Debug, Args)]
-#[group(id = "what", required = true, multiple = true, args = [
+#[command(group = ArgGroup::new("what").required(true).multiple(true).args([
     "add_group", "add_user_to_group", "remove_user_from_group", "add_host", "add_tag_owner", "add_rule",
     "remove_rule", "add_test",
-])]
+]))]
 pub struct Edit {
     /// HuJSON file; - reads standard input
     #[arg(required_unless_present = "live", conflicts_with = "live")]

@@ -13,7 +13,7 @@ use super::live;
 use super::text::read;
 use crate::acl;
 use crate::acl::explain::{Asked, Question};
-use crate::api::types::{Change, Diff};
+use crate::api::types::Diff;
 use crate::cli::client::Client;
 use crate::cli::exit::Failure;
 use crate::cli::printer::{Printer, plain, table};
