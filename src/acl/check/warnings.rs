@@ -53,8 +53,8 @@ fn without_effect(file: &File, faults: &mut Faults) {
     );
     say(
         file.ssh.iter().find(|r| !r.recorder.is_empty()).map(|r| r.span),
-        "sessions are not recorded yet: recorder and enforceRecorder are kept and do nothing",
-        "do not rely on recordings",
+        "recording is left to the clients: they are handed the recorders' addresses, and nothing here looks for the recordings",
+        "look at a recording before relying on it; enforceRecorder refuses sessions when none of the recorders exists",
     );
     say(
         file.auto_approvers.services.first().map(|(name, _)| name.span),

@@ -7,6 +7,7 @@ mod attrs;
 mod explain;
 mod guide;
 mod language;
+mod sizes;
 mod ssh;
 
 use super::*;

@@ -52,7 +52,9 @@ fn show(source: &Named, faults: &[Fault], severity: Severity, printer: &Printer)
         printer.report(&drawn(source, faults, severity, color));
     } else {
         let kind = if severity == Severity::Warning { "warning: " } else { "" };
-        printer.say(&format!("{kind}{}", lines(&source.name, faults)));
+        let told = lines(&source.name, faults);
+        let told: Vec<String> = told.lines().map(|line| format!("{kind}{line}")).collect();
+        printer.say(&told.join("\n"));
     }
 }
 
