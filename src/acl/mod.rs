@@ -349,8 +349,8 @@ impl Compiled {
         asserts::run(file, ground, &self.lines, || self.ssh()).failed
     }
 
-    /// Tests that hold to the letter and less than they say: a `deny` that keeps out only some of its
-    /// sources. At most 50, as warnings.
+    /// What tests leave in doubt, as warnings, at most 60: a `deny` that keeps out only some of its
+    /// sources, and rules that open all ports where the tests want few.
     #[must_use]
     pub fn doubtful_tests(&self) -> Vec<PolicyError> {
         let Inner { file, ground, .. } = &*self.inner;

@@ -5,6 +5,7 @@ mod approve;
 mod asserts;
 mod attrs;
 mod explain;
+mod hostile;
 mod language;
 mod ssh;
 
