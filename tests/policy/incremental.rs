@@ -109,7 +109,7 @@ fn steps(seed: u64, policy: &Value) -> Result<(), String> {
     let mut world = random::world(&mut draw);
     let policy = Policy::parse(&policy.to_string()).map_err(|e| format!("refused: {e:?}"))?;
     let mut compiled = policy.compile(&world);
-    for step in 0..3 {
+    for step in 0..2 {
         let change = random::change(&mut draw, &world);
         let next_world = random::changed(&world, &change);
         let (next, touched) = compiled.update(&change);

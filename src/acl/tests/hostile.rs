@@ -29,13 +29,13 @@ fn whatever_is_wrong_has_a_place() {
             (1, 25),
         ),
         ("{\"groups\": {\"group:a\": [\"group:a\"]}}", "nested-group", (1, 25)),
-        (&rule("tag:none", "*"), "unknown-tag", (2, 33)),
-        (&rule("group:none", "*"), "unknown-group", (2, 33)),
-        (&rule("*", "nowhere"), "unknown-host", (2, 47)),
+        (&rule("tag:none", "*"), "unknown-tag", (2, 31)),
+        (&rule("group:none", "*"), "unknown-group", (2, 31)),
+        (&rule("*", "nowhere"), "unknown-host", (2, 45)),
         ("\u{feff}\u{feff}{}", "syntax", (1, 1)),
         ("{\r\n\"acls\": [\r\n}", "syntax", (3, 1)),
         ("{\"acls\": []", "syntax", (1, 12)),
-        ("{\"ipsets\": {\"ipset:a\": [\"ipset:b\"], \"ipset:b\": [\"ipset:a\"]}}", "ipset-cycle", (1, 25)),
+        ("{\"ipsets\": {\"ipset:a\": [\"ipset:b\"], \"ipset:b\": [\"ipset:a\"]}}", "ipset-cycle", (1, 49)),
     ] {
         let found = first(text);
         if (found.code, (found.line, found.column)) != (code, place) {
