@@ -27,7 +27,7 @@ fn own_view(compiled: &Compiled, node: NodeId) -> Vec<(&'static str, String)> {
 fn unordered(compiled: &Compiled, node: NodeId) -> Vec<(&'static str, String)> {
     let mut view = own_view(compiled, node);
     for (_, text) in view.iter_mut().filter(|(what, _)| *what == "filter") {
-        let mut rules: Vec<serde_json::Value> = serde_json::from_str(text).unwrap();
+        let mut rules: Vec<Value> = serde_json::from_str(text).unwrap();
         rules.sort_by_cached_key(ToString::to_string);
         *text = serde_json::to_string(&rules).unwrap();
     }
