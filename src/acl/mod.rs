@@ -338,7 +338,8 @@ impl Compiled {
     /// Which of `offered` the policy approves for `node`, sorted.
     #[must_use]
     pub fn auto_approved(&self, node: NodeId, offered: &[IpNet]) -> Vec<IpNet> {
-        self.slot(node).map_or_else(Vec::new, |slot| self.approve().approved(slot, offered))
+        self.slot(node)
+            .map_or_else(Vec::new, |slot| self.approve().approved(&self.inner.ground, slot, offered))
     }
 
     /// `tests` and `sshTests` that do not hold in this world, in order, at most 50; each message contains
