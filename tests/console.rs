@@ -71,6 +71,10 @@ async fn serve(dir: &std::path::Path) -> anyhow::Result<(String, String)> {
     Ok((base, link))
 }
 
+const SIMULATED: &str = "/simulator?from=10.0.0.1&to=10.0.0.2&port=443";
+/// Bytes of everything the page loaded, from the browser's own account; cached parts count in full.
+const WEIGHT: &str = "return performance.getEntriesByType('navigation').concat(performance.getEntriesByType('resource')).reduce((sum, entry) => sum + entry.encodedBodySize, 0)";
+
 #[test]
 fn an_admin_signs_in_and_does_the_jobs_of_an_evening() {
     let dir = tempfile::tempdir().unwrap();
@@ -114,11 +118,21 @@ fn an_admin_signs_in_and_does_the_jobs_of_an_evening() {
     for (width, dark) in [(360, true), (768, false), (1280, true)] {
         browser.resize(width, 800).unwrap();
         browser.dark(dark).unwrap();
-        for path in
-            ["/", "/devices", "/approvals", "/people", "/access", "/keys?show=all", "/access/version/1"]
-        {
+        for path in [
+            "/",
+            "/devices",
+            "/approvals",
+            "/people",
+            "/access",
+            "/keys?show=all",
+            "/access/version/1",
+            SIMULATED,
+        ] {
             browser.goto(&format!("{base}{path}")).unwrap();
             assert_eq!(browser.overflow().unwrap(), 0, "{path} scrolls sideways at {width}");
+            // What crossed the wire for the page, its style and its icon.
+            let bytes = browser.run(WEIGHT).unwrap().as_u64().unwrap();
+            assert!((1..60 << 10).contains(&bytes), "{path} weighs {bytes} bytes");
         }
     }
     press("Sign out");

@@ -8,11 +8,11 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 use crate::keys::UserId;
-use crate::wire::{FilterRule, SrcIps};
+use crate::wire::{FilterRule, PortRange, SrcIps};
 
 use super::ast::{Alias, File};
 use super::ground::Ground;
-use super::plan::{Form, Id, Kind, Name, Plan, Shape};
+use super::plan::{Form, Id, Kind, Name, Plan, Shape, Unit};
 use super::posture;
 use super::ranges::{Bits, Range, star};
 use super::resolve::Resolver;
@@ -80,6 +80,25 @@ pub(super) struct Merge {
     pub(super) first: HashMap<(u128, Option<u8>), Id>,
 }
 
+/// What `autogroup:self` gives the devices of one user.
+#[derive(Debug, Default)]
+pub(super) struct Own {
+    /// Rules with ports, joined by sources and protocol.
+    pub(super) rows: Vec<OwnRow>,
+    /// Units with capabilities.
+    pub(super) apps: Vec<(Id, Arc<OwnList>)>,
+}
+
+/// Ports from some devices of a user to all of them.
+#[derive(Debug)]
+pub(super) struct OwnRow {
+    /// The first unit, which decides the place.
+    pub(super) unit: Id,
+    pub(super) list: Arc<OwnList>,
+    pub(super) protocol: Option<u8>,
+    pub(super) ports: Vec<PortRange>,
+}
+
 /// The sources of an `autogroup:self` rule among one user's devices.
 #[derive(Debug)]
 pub(super) struct OwnList {
@@ -106,7 +125,7 @@ pub(super) struct Inner {
     pub(super) reach: Reach,
     /// Filters that whole classes share.
     pub(super) shared: Mutex<HashMap<usize, Arc<[FilterRule]>>>,
-    pub(super) own: Mutex<HashMap<(UserId, Id), Arc<OwnList>>>,
+    pub(super) own: Mutex<HashMap<UserId, Arc<Own>>>,
     /// SSH, attributes, automatic approval.
     pub(super) sections: super::Sections,
 }
@@ -353,12 +372,8 @@ impl Inner {
 
     pub(super) fn own_sources(&self) -> Bits {
         let mut out = Bits::default();
-        for unit in self.plan.own.iter().filter_map(|u| self.plan.units.get(*u as usize)) {
-            for name in self.plan.lists.get(unit.list as usize).into_iter().flatten() {
-                if let Some(state) = self.names.get(*name as usize) {
-                    state.families.iter().for_each(|f| out.add(f));
-                }
-            }
+        for state in self.plan.own_names.iter().filter_map(|n| self.names.get(*n as usize)) {
+            state.families.iter().for_each(|f| out.add(f));
         }
         out
     }
@@ -402,27 +417,75 @@ impl Inner {
         state.strings.get_or_init(text).clone()
     }
 
-    /// The devices of `user` that are on a list.
-    pub(super) fn own_list(&self, user: UserId, list: Id) -> Arc<OwnList> {
-        if let Some(found) = self.own.lock().get(&(user, list)) {
+    /// What `autogroup:self` gives the devices of `user`; found out once per world.
+    pub(super) fn own(&self, user: UserId) -> Arc<Own> {
+        if let Some(found) = self.own.lock().get(&user) {
             return found.clone();
         }
-        let mut members = Bits::default();
-        for name in self.plan.lists.get(list as usize).into_iter().flatten() {
-            if let Some(state) = self.names.get(*name as usize) {
-                state.families.iter().for_each(|f| members.add(f));
+        let made = Arc::new(self.make_own(user));
+        self.own.lock().entry(user).or_insert(made).clone()
+    }
+
+    fn make_own(&self, user: UserId) -> Own {
+        let mut own = Own::default();
+        let Some(devices) = self.ground.by_user.get(&user) else {
+            return own;
+        };
+        // Only lists that some device is on.
+        let mut names = Bits::default();
+        for node in devices.iter().filter_map(|at| self.nodes.get(at)) {
+            node.srcs.iter().for_each(|n| names.set(*n as usize));
+        }
+        let mut lists = Bits::default();
+        for list in names.iter().filter_map(|n| self.plan.lists_of.get(n)).flatten() {
+            lists.set(*list as usize);
+        }
+        let mut alike: HashMap<u128, Arc<OwnList>> = HashMap::new();
+        let mut units: Vec<(Id, Arc<OwnList>)> = Vec::new();
+        for list in lists.iter() {
+            let all = self.plan.units_of.get(list).into_iter().flatten();
+            let mine = all.filter(|u| self.plan.units.get(**u as usize).is_some_and(Unit::own)).copied();
+            let mut mine = mine.peekable();
+            if mine.peek().is_none() {
+                continue;
+            }
+            let mut members = Bits::default();
+            for name in self.plan.lists.get(list).into_iter().flatten() {
+                if let Some(state) = self.names.get(*name as usize) {
+                    state.families.iter().for_each(|f| members.add_common(f, devices));
+                }
+            }
+            if members.is_empty() {
+                continue;
+            }
+            let sources = Sources::of(members);
+            let key = sources.key(&self.ground);
+            let list = alike.entry(key).or_insert_with(|| {
+                Arc::new(OwnList { key, strings: sources.text(&self.ground), members: sources.into_nodes() })
+            });
+            units.extend(mine.map(|unit| (unit, list.clone())));
+        }
+        units.sort_by_key(|(unit, _)| *unit);
+        let mut rows: HashMap<(u128, Option<u8>), usize> = HashMap::new();
+        for (number, list) in units {
+            let Some(unit) = self.plan.units.get(number as usize) else {
+                continue;
+            };
+            let Kind::OwnPorts(ports) = &unit.kind else {
+                own.apps.push((number, list));
+                continue;
+            };
+            let at = *rows.entry((list.key, unit.protocol)).or_insert(own.rows.len());
+            match own.rows.get_mut(at) {
+                Some(row) => row.ports.extend(ports),
+                None => own.rows.push(OwnRow {
+                    unit: number,
+                    list,
+                    protocol: unit.protocol,
+                    ports: ports.to_vec(),
+                }),
             }
         }
-        match self.ground.by_user.get(&user) {
-            Some(devices) => members.keep(devices),
-            None => members = Bits::default(),
-        }
-        let sources = Sources::of(members.clone());
-        let made = Arc::new(OwnList {
-            key: sources.key(&self.ground),
-            strings: sources.text(&self.ground),
-            members,
-        });
-        self.own.lock().entry((user, list)).or_insert(made).clone()
+        own
     }
 }

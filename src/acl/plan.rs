@@ -148,6 +148,8 @@ pub(super) struct Plan {
     pub(super) from: Vec<Box<[Id]>>,
     /// Units of `autogroup:self`.
     pub(super) own: Vec<Id>,
+    /// Source names of those units, each once.
+    pub(super) own_names: Vec<Id>,
     /// Distinct sets of via tags.
     pub(super) vias: Vec<Vec<Tag>>,
     /// Units of via grants.
@@ -430,6 +432,7 @@ impl Layer<'_> {
             push(&mut plan.units_of, unit.list, at);
             if unit.own() {
                 plan.own.push(at);
+                plan.own_names.extend(plan.lists.get(unit.list as usize).into_iter().flatten());
             }
             if matches!(unit.kind, Kind::ViaPorts(_) | Kind::ViaApp(_)) {
                 plan.steered.push(at);
@@ -439,6 +442,8 @@ impl Layer<'_> {
                 push(&mut reached, unit.list, name);
             }
         }
+        plan.own_names.sort_unstable();
+        plan.own_names.dedup();
         let mut to: Vec<Vec<Id>> = vec![Vec::new(); count];
         for (names, reached) in plan.lists.iter().zip(&mut reached) {
             reached.sort_unstable();

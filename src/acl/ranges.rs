@@ -253,6 +253,11 @@ impl Bits {
         self.0 |= &other.0;
     }
 
+    /// Takes in what both others have.
+    pub(super) fn add_common(&mut self, one: &Self, other: &Self) {
+        self.0 |= &one.0 & &other.0;
+    }
+
     pub(super) fn keep(&mut self, other: &Self) {
         self.0 &= &other.0;
     }

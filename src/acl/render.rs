@@ -57,10 +57,18 @@ impl Inner {
             }
         }
         if let Some(user) = node.user {
-            for number in &self.plan.own {
+            let own = self.own(user);
+            pieces.extend(own.rows.iter().map(|row| Piece {
+                unit: row.unit,
+                key: Some((row.list.key, row.protocol)),
+                strings: row.list.strings.clone(),
+                protocol: row.protocol,
+                ports: addressed(&node.texts, &row.ports),
+                grants: Vec::new(),
+            }));
+            for (number, list) in &own.apps {
                 if let Some(unit) = self.plan.units.get(*number as usize) {
-                    let list = self.own_list(user, unit.list);
-                    pieces.extend(self.own_piece(*number, unit, &list, node, at));
+                    pieces.extend(self.own_app(*number, unit, list, node, at));
                 }
             }
         }
@@ -117,8 +125,8 @@ impl Inner {
         }
     }
 
-    /// The `autogroup:self` part of a unit for `node` (7).
-    fn own_piece(
+    /// The capabilities that a unit of `autogroup:self` gives at `node` (7).
+    fn own_app(
         &self,
         number: Id,
         unit: &Unit,
@@ -126,35 +134,20 @@ impl Inner {
         node: &GroundNode,
         at: usize,
     ) -> Option<Piece> {
-        if list.members.is_empty() {
-            return None;
-        }
-        let piece = |key, strings, ports, grants| Piece {
+        let (caps, strings) = match &unit.kind {
+            Kind::OwnApp { caps, companion: false } => (caps, list.strings.clone()),
+            // The other way: from all the user's devices to those that are sources.
+            Kind::OwnApp { caps, companion: true } if list.members.get(at) => (caps, self.own_devices(node)),
+            _ => return None,
+        };
+        Some(Piece {
             unit: number,
-            key,
+            key: None,
             strings,
             protocol: unit.protocol,
-            ports,
-            grants,
-        };
-        match &unit.kind {
-            Kind::OwnPorts(ports) => {
-                let key = Some((list.key, unit.protocol));
-                let ports = addressed(&node.texts, ports);
-                Some(piece(key, list.strings.clone(), ports, Vec::new()))
-            }
-            Kind::OwnApp { caps, companion: false } => {
-                let grants = grant(own_nets(node).to_vec(), caps).into_iter().collect();
-                Some(piece(None, list.strings.clone(), Vec::new(), grants))
-            }
-            // The other way: from all the user's devices to those that are sources.
-            Kind::OwnApp { caps, companion: true } if list.members.get(at) => {
-                let devices = self.own_devices(node);
-                let grants = grant(own_nets(node).to_vec(), caps).into_iter().collect();
-                Some(piece(None, devices, Vec::new(), grants))
-            }
-            _ => None,
-        }
+            ports: Vec::new(),
+            grants: grant(own_nets(node).to_vec(), caps).into_iter().collect(),
+        })
     }
 
     /// Joins pieces of one key (6.7): the first place in the list of all rules counts, whether or not the

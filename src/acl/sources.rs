@@ -39,6 +39,10 @@ impl Sources {
         Self { nodes, ..Self::default() }
     }
 
+    pub(super) fn into_nodes(self) -> Bits {
+        self.nodes
+    }
+
     pub(super) fn gather(plan: &Plan, names: &[Arc<NameState>], ground: &Ground, list: &[Id]) -> Self {
         let mut out = Self::default();
         for id in list {

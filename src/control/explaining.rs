@@ -2,6 +2,7 @@
 //! device, in words. Answers are made beside the owner, from one snapshot.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde::Serialize;
 
@@ -12,6 +13,7 @@ use super::types::AdminError;
 use crate::acl::explain::{AskFault, Asked, Explanation, Facts, Question};
 use crate::acl::{Compiled, PolicyError};
 use crate::keys::NodeId;
+use crate::model::Node;
 use crate::wire::SshRule;
 
 /// Names in a sentence about SSH.
@@ -63,6 +65,12 @@ impl Control {
         answer.await.unwrap_or_else(|e| Err(AdminError::Internal(e.to_string()).into()))
     }
 
+    /// The file that the policy comes from, when it is not stored from here.
+    #[must_use]
+    pub fn policy_file(&self) -> Option<std::path::PathBuf> {
+        self.net().settings.policy_file.clone()
+    }
+
     /// What the policy in force gives a device.
     #[must_use]
     pub fn given(&self, node: NodeId) -> Given {
@@ -73,9 +81,10 @@ impl Control {
             texts.join(", ")
         };
         let rules = net.compiled.ssh_rules(node, &net.settings.url);
+        let names = if rules.is_empty() { BTreeMap::new() } else { by_address(&net) };
         Given {
             attributes: caps.iter().take(TOLD).map(|(name, list)| (name.clone(), values(list))).collect(),
-            ssh: rules.iter().take(TOLD).map(|rule| ssh_words(&net, rule)).collect(),
+            ssh: rules.iter().take(TOLD).map(|rule| ssh_words(&names, rule)).collect(),
             peers: net.compiled.peers(node).len(),
         }
     }
@@ -129,13 +138,17 @@ fn facts(net: &Tailnet) -> Facts {
     out
 }
 
+/// Names of devices by their addresses.
+fn by_address(net: &Tailnet) -> BTreeMap<IpAddr, &str> {
+    let both = |n: &'_ std::sync::Arc<Node>| [IpAddr::V4(n.ipv4), IpAddr::V6(n.ipv6)];
+    net.nodes.values().flat_map(|n| both(n).map(|ip| (ip, n.name.as_str()))).collect()
+}
+
 /// One SSH rule in a sentence: who, as whom, what then.
-fn ssh_words(net: &Tailnet, rule: &SshRule) -> String {
-    let names: BTreeMap<_, _> =
-        net.nodes.values().flat_map(|n| [(n.ipv4.to_string(), n), (n.ipv6.to_string(), n)]).collect();
+fn ssh_words(names: &BTreeMap<IpAddr, &str>, rule: &SshRule) -> String {
     let mut who = BTreeSet::new();
     for principal in &rule.principals {
-        let device = || names.get(&principal.node_ip).map(|n| n.name.clone());
+        let device = || names.get(&principal.node_ip.parse().ok()?).map(|name| (*name).to_owned());
         who.insert(if principal.any {
             "everybody".to_owned()
         } else if !principal.user_login.is_empty() {
@@ -175,4 +188,35 @@ fn ssh_words(net: &Tailnet, rule: &SshRule) -> String {
     let message = rule.action.as_ref().map_or("", |a| a.message.trim());
     let message = if message.is_empty() { String::new() } else { format!(": {message}") };
     format!("{} as {logins} {what}{message}", who_words.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{SshAction, SshPrincipal};
+
+    fn rule(ips: &[&str], users: &[(&str, &str)], action: SshAction) -> SshRule {
+        let principal = |ip: &&str| SshPrincipal { node_ip: (*ip).to_owned(), ..SshPrincipal::default() };
+        SshRule {
+            principals: ips.iter().map(principal).collect(),
+            ssh_users: users.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect(),
+            action: Some(action),
+            ..SshRule::default()
+        }
+    }
+
+    #[test]
+    fn ssh_rules_read_like_sentences() {
+        let laptop: IpAddr = "100.64.0.1".parse().unwrap();
+        let v6: IpAddr = "fd7a::1".parse().unwrap();
+        let names = BTreeMap::from([(laptop, "laptop"), (v6, "laptop")]);
+        let accept = SshAction { accept: true, ..SshAction::default() };
+        let one = rule(&["100.64.0.1", "fd7a::1"], &[("*", "="), ("root", "")], accept.clone());
+        assert_eq!(ssh_words(&names, &one), "laptop as any login but not root is let in");
+        let many = rule(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"], &[("ubuntu", "ubuntu")], accept);
+        assert_eq!(ssh_words(&names, &many), "10.0.0.1, 10.0.0.2, 10.0.0.3, 1 more as ubuntu is let in");
+        let reject = SshAction { reject: true, message: "not yet".into(), ..SshAction::default() };
+        let turned = rule(&["100.64.0.1"], &[("a", "b")], reject);
+        assert_eq!(ssh_words(&names, &turned), "laptop as a (as b) is turned away: not yet");
+    }
 }

@@ -57,6 +57,7 @@ async fn blank(caller: &Caller, text: String) -> Result<Access, Stop> {
     );
     let mut out = Access::new(frame, &control.policy(), text, caller.now);
     out.obstacle = control.policy_fault().map(|why| clean(&why, 600));
+    out.file = control.policy_file().map(|file| clean(&file.display().to_string(), 300));
     Ok(out)
 }
 

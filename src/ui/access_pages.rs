@@ -210,8 +210,10 @@ pub(super) fn size(bytes: u64) -> String {
 pub(super) struct Access {
     pub(super) frame: Frame,
     pub(super) sentence: String,
-    /// What cannot be stored here, and why: the policy comes from a file, or the stored one is unreadable.
+    /// Why the policy stored last is not in force.
     pub(super) obstacle: Option<String>,
+    /// The file that the policy comes from: it can be checked here, not saved.
+    pub(super) file: Option<String>,
     pub(super) editor: Editor,
     /// The text in force is too long to be loaded unasked.
     pub(super) unloaded: Option<String>,
@@ -240,6 +242,7 @@ impl Access {
                 ),
             },
             obstacle: None,
+            file: None,
             expect: current.version,
             editor: Editor::new(text),
             unloaded: None,

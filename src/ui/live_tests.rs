@@ -150,7 +150,7 @@ fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
 #[tokio::test]
 async fn a_stranger_is_sent_to_sign_in_and_every_answer_is_guarded() {
     let site = Site::start().await;
-    for path in ["/", "/devices", "/device/1", "/approvals", "/people", "/keys", "/access"] {
+    for path in ["/", "/devices", "/device/1", "/approvals", "/people", "/keys", "/access", "/simulator"] {
         let answer = site.get(path).await;
         assert_eq!((answer.status, answer.location()), (StatusCode::SEE_OTHER, "/login"), "{path}");
     }
@@ -309,6 +309,113 @@ async fn a_policy_is_checked_saved_and_a_lost_race_keeps_the_draft() {
         .await;
     assert_eq!(stale.status, StatusCode::FORBIDDEN);
     assert!(stale.body.contains("// kept"));
+}
+
+#[tokio::test]
+async fn an_old_version_comes_back_and_is_never_lost() {
+    let site = Site::signed_in().await;
+    let save = async |text: &str, comment: &str| {
+        let version = site.control.policy().version.to_string();
+        let fields = [("text", text), ("expect", &version), ("comment", comment), ("do", "save")];
+        let saved = site.post("/access", &fields).await;
+        assert_eq!(saved.location(), "/access?done=saved", "{}", saved.body);
+    };
+    let first = "{\"acls\": []} // first";
+    save(first, "why <b>not</b>").await;
+    save("{\"acls\": []} // second", "").await;
+    let page = site.get("/access/version/1").await;
+    assert!(page.body.contains("why &#60;b&#62;not") && page.body.contains("Roll back to this version"));
+    assert!(page.body.contains("// second"), "the difference since");
+    let text = site.get("/access/version/1/text").await;
+    assert_eq!(text.body, first);
+    assert!(text.headers["content-disposition"].to_str().unwrap().contains("policy-1.hujson"));
+
+    let late = site.post("/access/version/1", &[("expect", "1"), ("comment", "kept")]).await;
+    assert_eq!(late.status, StatusCode::CONFLICT);
+    assert!(late.body.contains("changed meanwhile") && late.body.contains("value=\"kept\""), "{}", late.body);
+    let back = site.post("/access/version/1", &[("expect", "2"), ("comment", "")]).await;
+    assert_eq!(back.location(), "/access?done=back", "{}", back.body);
+    assert_eq!((site.control.policy().version, site.control.policy().text.as_str()), (3, first));
+    assert_eq!(site.post("/access/version/9", &[("expect", "3")]).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn texts_of_megabytes_are_taken_and_not_loaded_unasked() {
+    let site = Site::signed_in().await;
+    let text = format!("// {}\n{{\"acls\": []}}\n", "<&\" ".repeat(3 << 18));
+    let saved = site.post("/access", &[("text", &text), ("expect", "0"), ("do", "save")]).await;
+    assert_eq!(saved.location(), "/access?done=saved");
+    let page = site.get("/access").await;
+    assert!(page.body.len() < 20_000 && page.body.contains("too long to be shown"), "{}", page.body.len());
+    assert!(site.get("/access/version/1").await.body.len() < 20_000);
+    assert!(site.get("/access?show=whole").await.body.len() > text.len());
+    assert_eq!(site.get("/access/version/1/text").await.body, text);
+    let over = "x".repeat((16 << 20) + 1);
+    let refused = site.post("/access", &[("text", &over), ("expect", "1"), ("do", "check")]).await;
+    assert_eq!(refused.status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(refused.body.contains("longer than 16 MiB") && refused.body.contains(&over), "the draft is kept");
+}
+
+#[tokio::test]
+async fn the_simulator_answers_and_its_changes_are_drafts_only() {
+    let site = Site::signed_in().await;
+    let asked = site.get("/simulator?from=10.0.0.1&to=10.0.0.2&port=22").await;
+    assert_eq!(asked.status, StatusCode::OK, "{}", asked.body);
+    assert!(
+        asked.body.contains("id=\"answer\"")
+            && asked.body.contains("--from 10.0.0.1 --to 10.0.0.2 --port 22")
+    );
+    let unknown = site.get("/simulator?from=%3Cscript%3E&to=nobody").await;
+    assert_eq!(unknown.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(!unknown.body.contains("<script") && unknown.body.contains("aria-invalid"));
+    // A link that names one end asks nothing yet.
+    let half = site.get("/simulator?to=nobody").await;
+    assert!(half.status == StatusCode::OK && !half.body.contains("aria-invalid"));
+
+    let fields = [("from", "10.0.0.1"), ("to", "10.0.0.2"), ("text", "{\n\"acls\": oops}"), ("expect", "0")];
+    let faulty = site.post("/simulator", &fields).await;
+    assert_eq!(faulty.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(faulty.body.contains("id=\"L2\""), "{}", faulty.body);
+
+    let text = "{\n// kept\n\"acls\": [],\n}\n";
+    let give = [("src", "10.0.0.1"), ("dst", "10.0.0.2"), ("ports", "22"), ("text", text)];
+    let given = site.post("/simulator/give", &give).await;
+    assert_eq!(given.status, StatusCode::OK, "{}", given.body);
+    assert!(given.body.contains("10.0.0.2:22") && given.body.contains("// kept"));
+    for bad in [vec![("src", "10.0.0.1")], vec![("join", "nospace")], vec![]] {
+        assert_eq!(site.post("/simulator/give", &bad).await.status, StatusCode::BAD_REQUEST, "{bad:?}");
+    }
+    let nonsense = site.post("/simulator/give", &[("src", "<b>"), ("dst", "]["), ("ports", "x")]).await;
+    assert!(nonsense.status.is_client_error() && !nonsense.body.contains("<b>]"), "{}", nonsense.body);
+    let stolen = site.post("/simulator/give", &[("form", "no"), ("src", "*"), ("dst", "*")]).await;
+    assert_eq!(stolen.status, StatusCode::FORBIDDEN);
+    assert_eq!(site.control.policy().version, 0, "nothing was stored");
+
+    // What was typed comes back from format, and goes to the editor with a line marked.
+    let formatted = site.post("/access", &[("text", text), ("expect", "0"), ("do", "format")]).await;
+    assert!(
+        formatted.body.contains("Formatted.") && formatted.body.contains("\t// kept"),
+        "{}",
+        formatted.body
+    );
+    let shown = site.post("/access", &[("text", text), ("expect", "0"), ("line", "2")]).await;
+    assert!(shown.body.contains("id=\"L2\" class=\"here\""));
+}
+
+#[tokio::test]
+async fn roles_are_set_and_the_last_owner_stays() {
+    let site = Site::signed_in().await;
+    for name in ["alice", "bob"] {
+        site.post("/people", &[("name", name)]).await;
+    }
+    let users = site.control.users();
+    let at = |n: usize| format!("/people/{}/role", users[n].id);
+    assert_eq!(site.post(&at(1), &[("role", "auditor")]).await.location(), "/people?done=role");
+    assert_eq!(site.control.users()[1].role, crate::model::Role::Auditor);
+    let last = site.post(&at(0), &[("role", "member")]).await;
+    assert_eq!(last.status, StatusCode::CONFLICT);
+    assert!(last.body.contains("only owner"), "{}", last.body);
+    assert_eq!(site.post(&at(0), &[("role", "king")]).await.status, StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]

@@ -38,6 +38,8 @@ fn short(text: &str) -> String {
 
 /// A question about the policy in force; with `draft` the page that asks about one.
 pub(super) async fn ask(caller: Caller, Query(q): Query<Question>) -> Reply {
+    // A link may name one end only; the form names both, also when they are empty.
+    let whole = q.from.is_some() && q.to.is_some();
     let field = |text: Option<String>| short(&text.unwrap_or_default());
     let form = Form {
         from: field(q.from),
@@ -47,7 +49,7 @@ pub(super) async fn ask(caller: Caller, Query(q): Query<Question>) -> Reply {
         ssh_user: field(q.ssh_user),
     };
     let draft = q.draft.is_some().then(|| caller.shared.control().policy().text);
-    answer(&caller, form, draft, None).await
+    answer(&caller, form, draft, None, whole).await
 }
 
 fn read(fields: &Fields) -> (Form, String) {
@@ -65,10 +67,17 @@ fn read(fields: &Fields) -> (Form, String) {
 /// A question about a draft.
 pub(super) async fn ask_draft(caller: Caller, fields: Fields) -> Reply {
     let (form, text) = read(&fields);
-    answer(&caller, form, Some(text), fields.one("expect").parse().ok()).await
+    let whole = fields.has("from");
+    answer(&caller, form, Some(text), fields.one("expect").parse().ok(), whole).await
 }
 
-async fn answer(caller: &Caller, form: Form, draft: Option<String>, expect: Option<u64>) -> Reply {
+async fn answer(
+    caller: &Caller,
+    form: Form,
+    draft: Option<String>,
+    expect: Option<u64>,
+    whole: bool,
+) -> Reply {
     let control = caller.shared.control();
     let current = control.policy();
     let (nodes, users) = (control.nodes(), control.users());
@@ -78,7 +87,7 @@ async fn answer(caller: &Caller, form: Form, draft: Option<String>, expect: Opti
     let mut out = Simulator::new(caller.frame(Room::Simulator, title), form, editor, asked);
     out.fresh = expect.is_none();
     out.offer(&nodes, &users);
-    if !out.form.asks() {
+    if !whole || !out.form.asks() {
         return page(&out);
     }
     match control.explain(&out.form.asked(), draft.as_deref()).await {

@@ -425,6 +425,7 @@ fn hostile_text_stays_text() {
     text.preview = Some(Preview::new(&mut text.editor, &cut, &[hostile_node()], 0));
     text.comment = EVIL.into();
     text.obstacle = Some(EVIL.into());
+    text.file = Some(EVIL.into());
     text.edited = Some(difference("a", EVIL));
     text.race = Some(difference("a", EVIL));
     let pages = [

@@ -151,13 +151,21 @@ fn targets(policy: &Inner, unit: &Unit) -> Bits {
 fn prints(policy: &Inner) -> Vec<u128> {
     let names: Vec<u128> = (0..policy.plan.names.len()).map(|at| name_print(policy, at)).collect();
     let of = |id: Id| names.get(id as usize).copied().unwrap_or(0);
+    let mut members: HashMap<Id, u128> = HashMap::new();
+    for unit in policy.plan.own.iter().filter_map(|u| policy.plan.units.get(*u as usize)) {
+        members.entry(unit.list).or_insert_with(|| {
+            let nodes = sources(policy, unit);
+            let nodes = nodes.iter().filter_map(|at| policy.ground.nodes.get(at));
+            nodes.fold(0, |key, n| key ^ n.hash)
+        });
+    }
     let texts = |caps: &crate::wire::CapMap| serde_json::to_string(caps).unwrap_or_default();
     let units = policy.plan.units.iter().map(|unit| {
         double(|hash| {
             policy.lists.get(unit.list as usize).map(|l| l.key).hash(hash);
             // An own rule narrows its sources per user: who they are counts, not how they print.
             if unit.own() {
-                sources(policy, unit).hash(hash);
+                members.get(&unit.list).hash(hash);
             }
             unit.protocol.hash(hash);
             std::mem::discriminant(&unit.kind).hash(hash);

@@ -5,6 +5,7 @@ mod approve;
 mod asserts;
 mod attrs;
 mod explain;
+mod guide;
 mod hostile;
 mod language;
 mod ssh;
@@ -285,14 +286,6 @@ fn a_diff_names_pairs_and_ports() {
 
 #[test]
 fn every_example_of_the_guide_is_read() {
-    let guide = include_str!("../../../docs/policy.md");
-    let mut blocks = 0;
-    for block in guide.split("```hujson\n").skip(1) {
-        let text = block.split("```").next().unwrap();
-        if let Err(faults) = Policy::parse(text) {
-            panic!("{faults:?}\n{text}");
-        }
-        blocks += 1;
-    }
-    assert!(blocks >= 5, "the guide lost its examples");
+    let (examples, questions) = guide::check();
+    assert!(examples >= 15 && questions >= 60, "the guide lost its examples: {examples} and {questions}");
 }
