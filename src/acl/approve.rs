@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use ipnet::IpNet;
 
 use super::ast::{Alias, File, Spanned};
-use super::ranges::{Bits, exit_routes};
+use super::ranges::{Bits, Range, exit_routes};
 use super::resolve::{Ground, Resolver};
 
 /// Who may serve what in one world.
@@ -33,13 +33,18 @@ impl Table {
         Self { routes, exits: all(&written.exit_node) }
     }
 
-    /// Which of `offered` are approved for the node in `slot`, sorted.
-    pub(super) fn approved(&self, slot: usize, offered: &[IpNet]) -> Vec<IpNet> {
+    /// Which of `offered` are approved for the node in `slot`, sorted. Never the address of another node:
+    /// who may serve networks may not by that take somebody's place.
+    pub(super) fn approved(&self, ground: &Ground, slot: usize, offered: &[IpNet]) -> Vec<IpNet> {
         let mut out: Vec<IpNet> = offered.iter().map(IpNet::trunc).collect();
         out.retain(|route| {
             // Exit routes are a thing of their own: no network in `routes` stands for them.
             if exit_routes().contains(route) {
                 return self.exits.get(slot);
+            }
+            let range = Range::from(*route);
+            if range.is_single() && ground.covered(range).iter().any(|other| other != slot) {
+                return false;
             }
             self.routes.iter().any(|(net, nodes)| net.contains(route) && nodes.get(slot))
         });

@@ -338,7 +338,8 @@ impl Compiled {
     /// Which of `offered` the policy approves for `node`, sorted.
     #[must_use]
     pub fn auto_approved(&self, node: NodeId, offered: &[IpNet]) -> Vec<IpNet> {
-        self.slot(node).map_or_else(Vec::new, |slot| self.approve().approved(slot, offered))
+        self.slot(node)
+            .map_or_else(Vec::new, |slot| self.approve().approved(&self.inner.ground, slot, offered))
     }
 
     /// `tests` and `sshTests` that do not hold in this world, in order, at most 50; each message contains
@@ -349,8 +350,8 @@ impl Compiled {
         asserts::run(file, ground, &self.lines, || self.ssh()).failed
     }
 
-    /// Tests that hold to the letter and less than they say: a `deny` that keeps out only some of its
-    /// sources. At most 50, as warnings.
+    /// What tests leave in doubt, as warnings, at most 60: a `deny` that keeps out only some of its
+    /// sources, and rules that open all ports where the tests want few.
     #[must_use]
     pub fn doubtful_tests(&self) -> Vec<PolicyError> {
         let Inner { file, ground, .. } = &*self.inner;

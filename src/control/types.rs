@@ -52,7 +52,7 @@ pub enum AdminError {
     #[error("the policy has {} fault(s)", .0.len())]
     Policy(Vec<PolicyError>),
     /// The change takes access away and was not confirmed.
-    #[error("this change takes access away from {} pair(s) of devices", .0.diff.lost_total)]
+    #[error("this change {}", .0.stake())]
     NeedsConfirmation(Box<PolicyOutcome>),
     /// Our failure (disk); nothing was changed.
     #[error("{0}")]
@@ -202,6 +202,20 @@ pub struct PolicyOutcome {
     pub applied: bool,
     /// The device that asks would lose access to the server's own device: what, in a sentence.
     pub cuts_author: Option<String>,
+}
+
+impl PolicyOutcome {
+    /// What has to be confirmed, as the end of a sentence.
+    fn stake(&self) -> String {
+        match (self.diff.lost_total, self.diff.exact) {
+            (0, true) => "takes the author's own way to the server away".to_owned(),
+            (0, false) => {
+                "touches too much for all of it to be looked at, so somebody may lose access".to_owned()
+            }
+            (lost, true) => format!("takes access away from {lost} pair(s) of devices"),
+            (lost, false) => format!("takes access away from at least {lost} pair(s) of devices"),
+        }
+    }
 }
 
 /// What the server is told by config file and flags; replaced as a whole on SIGHUP.

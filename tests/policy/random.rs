@@ -203,7 +203,7 @@ pub(crate) fn change(draw: &mut Draw, world: &World) -> WorldChange {
             // Two nodes change places, in addresses or in all but their ids.
             9 | 10 => {
                 let mut other = (*draw.pick(&nodes)).clone();
-                if other.id == node.id || change.nodes.len() > 1 {
+                if other.id == node.id || !change.nodes.is_empty() {
                     continue;
                 }
                 std::mem::swap(&mut node.ipv4, &mut other.ipv4);
@@ -212,6 +212,8 @@ pub(crate) fn change(draw: &mut Draw, world: &World) -> WorldChange {
                     std::mem::swap(&mut node.owner, &mut other.owner);
                 }
                 change.nodes.insert(other.id, Some(other));
+                change.nodes.insert(node.id, Some(node));
+                return change;
             }
             // One goes and another comes with its addresses, before or after it in the order of ids.
             11 => {
@@ -222,6 +224,7 @@ pub(crate) fn change(draw: &mut Draw, world: &World) -> WorldChange {
                 if change.nodes.is_empty() {
                     change.nodes.insert(node.id, None);
                     change.nodes.insert(fresh.id, Some(fresh));
+                    return change;
                 }
                 continue;
             }

@@ -2,7 +2,7 @@
 //! of `autogroup:self` and `via`. Names are resolved once, rules are found through the destinations
 //! that overlap with a test's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 use super::super::alias::Alias;
@@ -18,6 +18,11 @@ use crate::wire::PortRange;
 /// The name of the rule that a policy without rules stands for (2.1).
 const DEFAULT: &str = "a policy without \"acls\" and \"grants\"";
 
+/// So many ports named by tests and a rule that opens all of them is taken to be meant.
+const MEANT: usize = 3;
+/// At most so many rules are told to be wider than the tests.
+const MAX_WIDE: usize = 10;
+
 /// One rule.
 struct Rule<'a> {
     /// `acls[3]`.
@@ -31,6 +36,7 @@ struct Rule<'a> {
 /// A rule's word for one destination.
 struct Use<'a> {
     rule: usize,
+    to: &'a Alias,
     protocol: Option<u8>,
     ports: &'a [PortRange],
 }
@@ -67,6 +73,8 @@ pub(super) struct Run<'a> {
     postures: HashMap<Vec<&'a str>, Rc<Bits>>,
     trying: HashMap<Alias, Rc<Trying>>,
     targets: HashMap<Alias, Rc<[usize]>>,
+    /// Rules that open all ports to what an accepted test reaches: where, and the ports tests name there.
+    wide: BTreeMap<usize, (&'a Alias, BTreeSet<u16>)>,
 }
 
 impl<'a> Run<'a> {
@@ -80,6 +88,7 @@ impl<'a> Run<'a> {
             postures: HashMap::new(),
             trying: HashMap::new(),
             targets: HashMap::new(),
+            wide: BTreeMap::new(),
         };
         run.gather();
         run
@@ -96,7 +105,7 @@ impl<'a> Run<'a> {
             let rule = self.rule(("grants", number), grant.span, &grant.posture, &grant.src);
             for dst in grant.dst.iter().filter(|d| d.value != Alias::Own) {
                 for ip in &grant.ip {
-                    self.speaks(&dst.value, Use { rule, protocol: ip.protocol, ports: &ip.ports });
+                    self.speaks(Use { rule, to: &dst.value, protocol: ip.protocol, ports: &ip.ports });
                 }
             }
         }
@@ -104,7 +113,7 @@ impl<'a> Run<'a> {
             let rule = self.rule(("acls", number), acl.span, &acl.posture, &acl.src);
             for dst in acl.dst.iter().filter(|d| d.value.alias != Alias::Own) {
                 let ports = &dst.value.ports;
-                self.speaks(&dst.value.alias, Use { rule, protocol: acl.protocol, ports });
+                self.speaks(Use { rule, to: &dst.value.alias, protocol: acl.protocol, ports });
             }
         }
         if file.acls.is_none() && file.grants.is_none() {
@@ -112,7 +121,7 @@ impl<'a> Run<'a> {
             let rule = self.rule((DEFAULT, 0), Span::default(), &None, &[]);
             let src = self.source_side(&Alias::Any);
             self.rules.iter_mut().for_each(|r| r.srcs.push(src));
-            self.speaks(&Alias::Any, Use { rule, protocol: None, ports: &[PortRange::ANY] });
+            self.speaks(Use { rule, to: &Alias::Any, protocol: None, ports: &[PortRange::ANY] });
         }
     }
 
@@ -133,8 +142,8 @@ impl<'a> Run<'a> {
         self.srcs.number(alias, || Side::new(scene, alias))
     }
 
-    fn speaks(&mut self, alias: &'a Alias, how: Use<'a>) {
-        let scene = self.scene;
+    fn speaks(&mut self, how: Use<'a>) {
+        let (scene, alias) = (self.scene, how.to);
         let number = self.dsts.number(alias, || {
             let mut side = Side::new(scene, alias);
             side.everything = *alias == Alias::Any;
@@ -156,6 +165,46 @@ impl<'a> Run<'a> {
                 return;
             }
             self.judge(number, test, report);
+        }
+        self.tell_wide(report);
+    }
+
+    /// Remembers rules that open all ports from a part of `trying` to where an accepted test leads.
+    fn note_wide(&mut self, trying: &Trying, target: &Target, protocols: &[u8], given: Option<&Attributes>) {
+        let all = |ports: &PortRange| ports.first <= 1 && ports.last == u16::MAX;
+        let uses = target.sides.iter().filter_map(|side| self.uses.get(*side)).flatten();
+        let wide = uses.filter(|how| how.protocol.is_none_or(|p| protocols.contains(&p)));
+        let wide: BTreeMap<usize, &'a Alias> =
+            wide.filter(|how| how.ports.iter().any(all)).map(|how| (how.rule, how.to)).collect();
+        for (rule, to) in wide {
+            let concerned = self.rules.get(rule);
+            let concerned = concerned.is_some_and(|r| r.srcs.iter().any(|s| trying.sides.get(*s)));
+            if concerned && !matches!(self.fit(rule, given), Fit::Nobody) {
+                self.wide.entry(rule).or_insert_with(|| (to, BTreeSet::new())).1.insert(target.port);
+            }
+        }
+    }
+
+    /// Tests say what a policy is for: a rule that opens all ports where they name one or two is likely
+    /// wider than anybody meant.
+    fn tell_wide(&self, report: &mut Report) {
+        let few = self.wide.iter().filter(|(_, (_, ports))| ports.len() < MEANT);
+        for (rule, (to, ports)) in few.take(MAX_WIDE) {
+            let Some(rule) = self.rules.get(*rule).filter(|r| r.name.0 != DEFAULT) else {
+                continue;
+            };
+            let (line, column) = self.scene.lines.place(rule.span.start);
+            let named: Vec<String> = ports.iter().map(u16::to_string).collect();
+            let (noun, named) = (if named.len() == 1 { "port" } else { "ports" }, named.join(" and "));
+            report.doubts.push(PolicyError {
+                code: "wider-than-tests",
+                line,
+                column,
+                message: format!(
+                    "this rule opens all ports of {to}, and the tests want {noun} {named} there"
+                ),
+                hint: format!("write {noun} {named} in the rule, or test what else it is for"),
+            });
         }
     }
 
@@ -201,7 +250,8 @@ impl<'a> Run<'a> {
             };
             let reach = self.reach(&trying, &target, protocols, given.as_ref());
             match (reach, wanted) {
-                (Reach::All(_), true) | (Reach::Left { some: false, .. }, false) => {}
+                (Reach::All(_), true) => self.note_wide(&trying, &target, protocols, given.as_ref()),
+                (Reach::Left { some: false, .. }, false) => {}
                 (Reach::All(rule), false) => {
                     let what = format!("{who} reaches {dst}, which \"deny\" forbids");
                     report.failed.push(fault(

@@ -50,3 +50,12 @@ fn people_groups_and_roles_approve_for_their_own_devices() {
     assert_eq!(compiled.auto_approved(NodeId(3), &nets(&["172.16.1.0/24"])).len(), 1, "owners are admins");
     assert!(compiled.auto_approved(NodeId(1), &nets(&["172.16.1.0/24"])).is_empty());
 }
+
+#[test]
+fn nobodys_address_is_given_to_another() {
+    let policy = r#"{"tagOwners": {"tag:router": []}, "autoApprovers": {"routes": {"0.0.0.0/0": ["tag:router"], "::/0": ["tag:router"]}}}"#;
+    let offered =
+        ["100.64.1.2/32", "fd7a:115c:a1e0::1:2/128", "100.64.1.0/24", "100.99.0.1/32", "10.0.0.1/32"];
+    // A node's own address stays the more precise one beside a network around it.
+    assert_eq!(approved(policy, 5, &offered), ["10.0.0.1/32", "100.64.1.0/24", "100.99.0.1/32"]);
+}

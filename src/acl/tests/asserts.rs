@@ -83,6 +83,42 @@ fn a_deny_that_keeps_out_only_a_part_is_told() {
 }
 
 #[test]
+fn a_rule_wider_than_its_tests_is_told() {
+    let doubts = |rules: &str, tests: &str| -> Vec<(u32, String)> {
+        let text = format!(
+            "{{\"tagOwners\": {{\"tag:server\": [], \"tag:router\": []}}, \"acls\": [\n{rules}], \"tests\": [{tests}]}}"
+        );
+        let compiled = compiled(&text);
+        assert_eq!(compiled.failing_tests(), []);
+        let wide = compiled.doubtful_tests();
+        wide.into_iter().filter(|w| w.code == "wider-than-tests").map(|w| (w.line, w.message)).collect()
+    };
+    let rule = |src: &str, dst: &str| {
+        format!("{{\"action\": \"accept\", \"src\": [\"{src}\"], \"dst\": [\"{dst}\"]}},\n")
+    };
+    let accept = |port: u16| format!("{{\"src\": \"alice@\", \"accept\": [\"tag:server:{port}\"]}},");
+    let (narrow, wide) = (rule("alice@", "tag:server:22"), rule("autogroup:member", "tag:server:*"));
+    let told = doubts(&format!("{narrow}{wide}"), &accept(22));
+    let text = "this rule opens all ports of tag:server, and the tests want port 22 there";
+    assert_eq!(told, [(3, text.to_owned())], "though the narrow rule alone is enough");
+    let two = accept(22) + &accept(80);
+    assert!(doubts(&wide, &two)[0].1.ends_with("want ports 22 and 80 there"));
+    let deny = "{\"src\": \"alice@\", \"deny\": [\"tag:router:22\"]},";
+    for (rules, tests, why) in [
+        (narrow.as_str(), accept(22).as_str(), "no wider"),
+        (wide.as_str(), deny, "nothing is known of what it is for"),
+        (wide.as_str(), (two + &accept(443)).as_str(), "tests in plenty: it is meant"),
+        (format!("{narrow}{}", rule("tag:router", "tag:server:*")).as_str(), accept(22).as_str(), "others"),
+        (format!("{narrow}{}", rule("alice@", "tag:router:*")).as_str(), accept(22).as_str(), "elsewhere"),
+        (rule("alice@", "tag:server:20-1000").as_str(), accept(22).as_str(), "a range is chosen"),
+    ] {
+        assert_eq!(doubts(rules, tests), [], "{why}");
+    }
+    let many: String = (0..30).map(|_| wide.as_str()).collect();
+    assert_eq!(doubts(&many, &accept(22)).len(), 10);
+}
+
+#[test]
 fn protocols_and_ports_have_to_match() {
     let udp = acl("alice@", "tag:server:50-60", r#", "proto": "udp""#);
     assert!(holds(&udp, r#"{"src": "alice@", "proto": "udp", "accept": ["tag:server:53"]}"#));

@@ -6,6 +6,7 @@ mod asserts;
 mod attrs;
 mod explain;
 mod guide;
+mod hostile;
 mod language;
 mod sizes;
 mod ssh;

@@ -165,18 +165,29 @@ pub(super) fn summary(verb: &str, diff: &Diff) -> String {
     format!("{verb}: {least}{gained} pair(s) gain access, {least}{lost} lose access")
 }
 
+/// What a change takes away, or may; nothing needs no question. The same as what the server wants
+/// confirmed.
+fn at_stake(seen: &Outcome) -> Option<String> {
+    let Diff { lost_total: lost, exact, .. } = seen.diff;
+    let least = if exact { "" } else { "at least " };
+    match (lost, exact) {
+        (0, true) => seen.cuts_author.as_ref().map(|_| "takes away your own way to this server".to_owned()),
+        (0, false) => {
+            Some("touches too much for all of it to be looked at, so somebody may lose access".to_owned())
+        }
+        _ => Some(format!("takes access away from {least}{lost} pair(s) of devices")),
+    }
+}
+
 /// Whether lost access is confirmed; a question on a terminal, otherwise `--yes` is needed.
 fn agreed(seen: &Outcome, yes: bool, printer: &Printer) -> Result<bool, Failure> {
-    let lost = seen.diff.lost_total;
-    if lost == 0 || yes {
-        return Ok(lost > 0);
-    }
+    let Some(stake) = at_stake(seen).filter(|_| !yes) else {
+        return Ok(yes);
+    };
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::User(format!(
-            "this takes access away from {lost} pair(s) of devices; nothing was changed; say --yes if it is meant"
-        )));
+        return Err(Failure::User(format!("this {stake}; nothing was changed; say --yes if it is meant")));
     }
-    printer.say(&format!("This takes access away from {lost} pair(s) of devices. Apply it? [y/N]"));
+    printer.say(&format!("This {stake}. Apply it? [y/N]"));
     let mut answer = String::new();
     std::io::stdin()
         .lock()
@@ -186,5 +197,27 @@ fn agreed(seen: &Outcome, yes: bool, printer: &Printer) -> Result<bool, Failure>
         Ok(true)
     } else {
         Err(Failure::User("nothing was changed".to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_the_server_wants_confirmed_is_asked() {
+        let seen = |lost_total, exact, cuts: Option<&str>| Outcome {
+            version: 1,
+            applied: false,
+            diff: Diff { lost_total, exact, ..Diff::default() },
+            warnings: Vec::new(),
+            cuts_author: cuts.map(str::to_owned),
+        };
+        let asked = |outcome: &Outcome| at_stake(outcome).unwrap_or_default();
+        assert_eq!(at_stake(&seen(0, true, None)), None);
+        assert!(asked(&seen(3, true, None)).contains("from 3 pair"));
+        assert!(asked(&seen(3, false, None)).contains("at least 3 pair"));
+        assert!(asked(&seen(0, false, None)).contains("may lose access"), "not all of it was looked at");
+        assert!(asked(&seen(0, true, Some("x"))).contains("your own way"));
     }
 }
