@@ -2,7 +2,8 @@
 //! are made in the order the hosted service has them; what cannot be let in yet (a check, a recording
 //! without a recorder) becomes a refusal with a sentence that takes nothing else away.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -151,6 +152,38 @@ impl Table {
             }
         }
         verdict
+    }
+
+    /// One number per rule, equal for rules that give the same in one numbering of nodes.
+    pub(super) fn prints(&self) -> Vec<u128> {
+        let one = |rule: &Rule| {
+            let [a, b] = [1_u8, 2].map(|salt| {
+                let mut hash = std::hash::DefaultHasher::new();
+                (salt, &rule.sources, &rule.dests, rule.own, &rule.logins, &rule.domains).hash(&mut hash);
+                std::mem::discriminant(&rule.kind).hash(&mut hash);
+                hash.finish()
+            });
+            u128::from(a) << 64 | u128::from(b)
+        };
+        self.rules.iter().map(one).collect()
+    }
+
+    /// Where a rule lets somebody in, and as whom (`*` is any login that is not named); the names of
+    /// `localpart:` are those of its sources.
+    pub(super) fn reach(&self, ground: &Ground, number: usize) -> Option<(Bits, BTreeSet<String>)> {
+        let rule = self.rules.get(number)?;
+        let mut to = rule.dests.clone();
+        if rule.own {
+            let people = rule.sources.iter().filter_map(|slot| devices(ground, slot));
+            people.for_each(|nodes| to.add(nodes));
+        }
+        let named = rule.logins.iter().filter(|(_, local)| !local.is_empty());
+        let mut logins: BTreeSet<String> = named.map(|(login, _)| login.clone()).collect();
+        if !rule.domains.is_empty() {
+            let own = rule.sources.iter().filter_map(|slot| local_part(ground, rule, slot));
+            logins.extend(own.map(str::to_owned));
+        }
+        Some((to, logins))
     }
 
     /// Rules that may speak of any of `from` at any of `to`, as clients meet them.

@@ -4,6 +4,7 @@
 
 mod access;
 mod rows;
+mod ssh;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -53,12 +54,19 @@ pub(super) fn diff(old: &Inner, new: &Inner, limit: usize) -> AccessDiff {
     let mut classes = Classes { old, new, known: HashMap::new(), list: Vec::new(), of: HashMap::new() };
     let (lost, all_lost) = turn(&mut classes, &gone, [old, new]);
     let (gained, all_gained) = turn(&mut classes, &came, [new, old]);
+    let (ssh_lost, ssh_lost_total, ssh_all_lost) = ssh::turn(old, new);
+    let (ssh_gained, ssh_gained_total, ssh_all_gained) = ssh::turn(new, old);
+    let list = |policy: &Inner, found: &Found, ssh| {
+        let mut list = rows::rows(policy, &classes.list, found);
+        list.extend(ssh);
+        rows::widest(list, limit)
+    };
     AccessDiff {
-        gained_total: gained.total,
-        lost_total: lost.total,
-        gained: rows::rows(new, &classes.list, &gained, limit),
-        lost: rows::rows(old, &classes.list, &lost, limit),
-        exact: all_lost && all_gained,
+        gained_total: gained.total + ssh_gained_total,
+        lost_total: lost.total + ssh_lost_total,
+        gained: list(new, &gained, ssh_gained),
+        lost: list(old, &lost, ssh_lost),
+        exact: all_lost && all_gained && ssh_all_lost && ssh_all_gained,
     }
 }
 

@@ -12,8 +12,15 @@ const NAMES: usize = 3;
 /// Ids that come with a row.
 const IDS: usize = 16;
 
-/// The rows of one direction, the widest first, at most `limit`.
-pub(super) fn rows(policy: &Inner, classes: &[Class], found: &Found, limit: usize) -> Vec<AccessChange> {
+/// The widest rows first, at most `limit`.
+pub(super) fn widest(mut rows: Vec<AccessChange>, limit: usize) -> Vec<AccessChange> {
+    rows.sort_by(|a, b| b.pairs.cmp(&a.pairs).then_with(|| (&a.from, &a.to).cmp(&(&b.from, &b.to))));
+    rows.truncate(limit);
+    rows
+}
+
+/// The rows of one direction.
+pub(super) fn rows(policy: &Inner, classes: &[Class], found: &Found) -> Vec<AccessChange> {
     let people = Identities::new(policy);
     let mut out: Vec<AccessChange> = Vec::new();
     for ((what, same), places) in &found.pairs {
@@ -41,36 +48,50 @@ pub(super) fn rows(policy: &Inner, classes: &[Class], found: &Found, limit: usiz
                 list.filter_map(|c| classes.get(*c)).flat_map(|c| &c.nodes).copied().collect()
             };
             let (from, to) = (nodes(&mut froms.iter()), nodes(&mut tos.iter()));
-            let ids = |nodes: &[usize]| -> Vec<NodeId> {
-                nodes.iter().filter_map(|at| policy.ground.nodes.get(*at)).map(|n| n.id).take(IDS).collect()
-            };
-            out.push(AccessChange {
-                from: people.words(policy, &from),
-                to: if *same { "their own devices".to_owned() } else { people.words(policy, &to) },
-                what: what.clone(),
-                pairs: pairs.map(count).sum(),
-                from_nodes: ids(&from),
-                to_nodes: ids(&to),
-            });
+            let mut row = people.row(policy, &from, &to, what.clone(), pairs.map(count).sum());
+            if *same {
+                "their own devices".clone_into(&mut row.to);
+            }
+            out.push(row);
         }
     }
-    out.sort_by(|a, b| b.pairs.cmp(&a.pairs).then_with(|| (&a.from, &a.to).cmp(&(&b.from, &b.to))));
-    out.truncate(limit);
     out
 }
 
 /// How many devices each identity has in all.
-struct Identities {
+pub(super) struct Identities {
     sizes: BTreeMap<String, usize>,
 }
 
 impl Identities {
-    fn new(policy: &Inner) -> Self {
+    pub(super) fn new(policy: &Inner) -> Self {
         let mut sizes = BTreeMap::new();
         for (at, _) in policy.ground.live() {
             *sizes.entry(identity(policy, at)).or_default() += 1;
         }
         Self { sizes }
+    }
+
+    /// One row.
+    pub(super) fn row(
+        &self,
+        policy: &Inner,
+        from: &[usize],
+        to: &[usize],
+        what: String,
+        pairs: u64,
+    ) -> AccessChange {
+        let ids = |nodes: &[usize]| -> Vec<NodeId> {
+            nodes.iter().filter_map(|at| policy.ground.nodes.get(*at)).map(|n| n.id).take(IDS).collect()
+        };
+        AccessChange {
+            from: self.words(policy, from),
+            to: self.words(policy, to),
+            what,
+            pairs,
+            from_nodes: ids(from),
+            to_nodes: ids(to),
+        }
     }
 
     /// `alice@`, `laptop of alice@`, `alice@, tag:server and 41 more`.

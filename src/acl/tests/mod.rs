@@ -256,6 +256,32 @@ fn users_that_do_not_exist_are_warned_of() {
 }
 
 #[test]
+fn a_diff_names_logins() {
+    let with = |users: &str| {
+        compiled(&format!(
+            r#"{{"tagOwners": {{"tag:server": []}}, "ssh": [
+                {{"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:self"], "users": ["{users}"]}},
+                {{"action": "accept", "src": ["bob@example.com"], "dst": ["tag:server"], "users": ["root", "{users}"]}}
+            ]}}"#
+        ))
+    };
+    let found = diff(&with("autogroup:nonroot"), &with("admin"), 100);
+    let entry = |c: &AccessChange| format!("{} > {}: {} ({})", c.from, c.to, c.what, c.pairs);
+    let lost: BTreeSet<String> = found.lost.iter().map(entry).collect();
+    let want = [
+        "bob@example.com > tag:server: ssh as any login but root (1)",
+        "n1 of alice@ > n2 of alice@: ssh as any login but root (1)",
+        "n2 of alice@ > n1 of alice@: ssh as any login but root (1)",
+    ];
+    assert_eq!(lost, want.map(str::to_owned).into());
+    // Who could log in as anybody gains nothing by one name.
+    assert_eq!(found.gained, []);
+    assert!(found.exact && found.takes_away());
+    let back = diff(&with("admin"), &with("autogroup:nonroot"), 100);
+    assert_eq!((back.lost_total, back.gained_total), (0, 3));
+}
+
+#[test]
 fn a_diff_names_pairs_and_ports() {
     let old = compiled(
         r#"{"acls": [{"action": "accept", "proto": "tcp", "src": ["alice@"], "dst": ["bob@example.com:22,443"]}]}"#,
