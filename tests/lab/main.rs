@@ -44,5 +44,6 @@ mod scenario_roam;
 mod scenario_routes;
 mod scenario_server;
 mod scenario_shell;
+mod scenario_ssh;
 mod scenario_testcontrol;
 mod scenario_versions;
