@@ -17,6 +17,7 @@ use super::posture;
 use super::ranges::{Bits, Range, star};
 use super::resolve::Resolver;
 use super::sources::{ListState, Sources, list_state};
+use super::ssh;
 use super::visible::Reach;
 use super::{World, WorldNode};
 
@@ -118,14 +119,19 @@ pub(super) struct Inner {
     pub(super) names: Vec<Arc<NameState>>,
     pub(super) lists: Vec<ListState>,
     pub(super) nodes: Vec<NodeNames>,
-    /// Sources of any `autogroup:self` rule.
-    pub(super) own_sources: Bits,
     pub(super) classes: Classes,
-    pub(super) merge: OnceLock<Merge>,
-    pub(super) reach: Reach,
+    pub(super) found: Found,
+}
+
+/// What was found out about one world so far, when first asked for; empty for every new world.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    merge: OnceLock<Merge>,
+    own_sources: OnceLock<Bits>,
+    own: Mutex<HashMap<UserId, Arc<Own>>>,
     /// Filters that whole classes share.
     pub(super) shared: Mutex<HashMap<usize, Arc<[FilterRule]>>>,
-    pub(super) own: Mutex<HashMap<UserId, Arc<Own>>>,
+    pub(super) reach: Reach,
     /// SSH, attributes, automatic approval.
     pub(super) sections: super::Sections,
 }
@@ -138,7 +144,7 @@ pub(super) fn compile(file: &Arc<File>, plan: &Arc<Plan>, world: &World) -> Inne
 /// Compiles `plan` for a world that was numbered before.
 pub(super) fn compile_on(file: &Arc<File>, plan: &Arc<Plan>, ground: Ground) -> Inner {
     let states = States::new(file, plan, &ground);
-    let mut alike: HashMap<(&Alias, Id), Arc<Bits>> = HashMap::new();
+    let mut alike: HashMap<&Alias, Arc<Bits>> = HashMap::new();
     let names: Vec<Arc<NameState>> =
         plan.names.iter().map(|name| Arc::new(states.state(name, &mut alike))).collect();
     let lists = plan.lists.iter().map(|list| list_state(plan, &names, &ground, list)).collect();
@@ -157,20 +163,14 @@ pub(super) fn compile_on(file: &Arc<File>, plan: &Arc<Plan>, ground: Ground) -> 
         names,
         lists,
         nodes: Vec::with_capacity(count),
-        own_sources: Bits::default(),
         classes: Classes::default(),
-        merge: OnceLock::new(),
-        reach: Reach::default(),
-        shared: Mutex::default(),
-        own: Mutex::default(),
-        sections: super::Sections::default(),
+        found: Found::default(),
         ground,
     };
     for ((srcs, dsts), kept) in srcs.into_iter().zip(dsts).zip(kept) {
         let class = inner.class(kept);
         inner.nodes.push(NodeNames { srcs: srcs.into(), dsts: dsts.into(), class });
     }
-    inner.own_sources = inner.own_sources();
     inner
 }
 
@@ -206,7 +206,7 @@ impl<'a> States<'a> {
     }
 
     /// `alike` keeps the bearers of a word for its other places.
-    fn state(&self, name: &'a Name, alike: &mut HashMap<(&'a Alias, Id), Arc<Bits>>) -> NameState {
+    fn state(&self, name: &'a Name, alike: &mut HashMap<&'a Alias, Arc<Bits>>) -> NameState {
         let none = self.ground.nobody();
         if let Form::Via(via) = name.form {
             let (side, routes) = self.steered(name, via);
@@ -259,7 +259,7 @@ impl<'a> States<'a> {
         state
     }
 
-    fn families(&self, name: &'a Name, alike: &mut HashMap<(&'a Alias, Id), Arc<Bits>>) -> [Arc<Bits>; 2] {
+    fn families(&self, name: &'a Name, alike: &mut HashMap<&'a Alias, Arc<Bits>>) -> [Arc<Bits>; 2] {
         let covered = |ranges: &mut dyn Iterator<Item = Range>| {
             let mut out = [Bits::default(), Bits::default()];
             for range in ranges {
@@ -271,8 +271,7 @@ impl<'a> States<'a> {
         };
         match &name.shape {
             Shape::Nodes => {
-                let nodes =
-                    alike.entry((&name.alias, 0)).or_insert_with(|| self.resolver.bearers(&name.alias));
+                let nodes = alike.entry(&name.alias).or_insert_with(|| self.resolver.bearers(&name.alias));
                 [nodes.clone(), nodes.clone()]
             }
             Shape::Everything => [self.ground.all.clone(), self.ground.all.clone()],
@@ -370,12 +369,20 @@ impl Inner {
         }
     }
 
-    pub(super) fn own_sources(&self) -> Bits {
-        let mut out = Bits::default();
-        for state in self.plan.own_names.iter().filter_map(|n| self.names.get(*n as usize)) {
-            state.families.iter().for_each(|f| out.add(f));
-        }
-        out
+    /// The SSH rules, resolved.
+    pub(super) fn ssh(&self) -> &ssh::Table {
+        self.found.sections.ssh.get_or_init(|| ssh::Table::new(&self.file, &self.ground))
+    }
+
+    /// Sources of any `autogroup:self` rule.
+    pub(super) fn own_sources(&self) -> &Bits {
+        self.found.own_sources.get_or_init(|| {
+            let mut out = Bits::default();
+            for state in self.plan.own_names.iter().filter_map(|n| self.names.get(*n as usize)) {
+                state.families.iter().for_each(|f| out.add(f));
+            }
+            out
+        })
     }
 
     /// Whether a name means nobody at all.
@@ -390,7 +397,7 @@ impl Inner {
 
     /// Which units are joined; found out once per world.
     pub(super) fn merge(&self) -> &Merge {
-        self.merge.get_or_init(|| {
+        self.found.merge.get_or_init(|| {
             let mut first = HashMap::new();
             for (at, unit) in (0..).zip(&self.plan.units) {
                 let Kind::Ports(parts) = &unit.kind else {
@@ -419,11 +426,11 @@ impl Inner {
 
     /// What `autogroup:self` gives the devices of `user`; found out once per world.
     pub(super) fn own(&self, user: UserId) -> Arc<Own> {
-        if let Some(found) = self.own.lock().get(&user) {
+        if let Some(found) = self.found.own.lock().get(&user) {
             return found.clone();
         }
         let made = Arc::new(self.make_own(user));
-        self.own.lock().entry(user).or_insert(made).clone()
+        self.found.own.lock().entry(user).or_insert(made).clone()
     }
 
     fn make_own(&self, user: UserId) -> Own {

@@ -275,18 +275,17 @@ impl Compiled {
     }
 
     fn ssh(&self) -> &ssh::Table {
-        let Inner { file, ground, sections, .. } = &*self.inner;
-        sections.ssh.get_or_init(|| ssh::Table::new(file, ground))
+        self.inner.ssh()
     }
 
     fn attrs(&self) -> &attrs::Table {
-        let Inner { file, ground, sections, .. } = &*self.inner;
-        sections.attrs.get_or_init(|| attrs::Table::new(file, ground))
+        let Inner { file, ground, found, .. } = &*self.inner;
+        found.sections.attrs.get_or_init(|| attrs::Table::new(file, ground))
     }
 
     fn approve(&self) -> &approve::Table {
-        let Inner { file, ground, sections, .. } = &*self.inner;
-        sections.approve.get_or_init(|| approve::Table::new(file, ground))
+        let Inner { file, ground, found, .. } = &*self.inner;
+        found.sections.approve.get_or_init(|| approve::Table::new(file, ground))
     }
 
     fn slot(&self, node: NodeId) -> Option<usize> {

@@ -42,11 +42,11 @@ impl Inner {
         }
         // The address is that of the class, which the snapshot keeps alive.
         let key = Arc::as_ptr(&names.class).addr();
-        if let Some(found) = self.shared.lock().get(&key) {
+        if let Some(found) = self.found.shared.lock().get(&key) {
             return found.clone();
         }
         let rules: Arc<[FilterRule]> = self.build(node, at, &names.class).into();
-        self.shared.lock().entry(key).or_insert(rules).clone()
+        self.found.shared.lock().entry(key).or_insert(rules).clone()
     }
 
     fn build(&self, node: &GroundNode, at: usize, class: &Class) -> Vec<FilterRule> {

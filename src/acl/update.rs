@@ -2,21 +2,18 @@
 //! else is shared. The outcome equals compiling from scratch, which is what larger changes get.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, OnceLock};
-
-use parking_lot::Mutex;
+use std::sync::Arc;
 
 use crate::keys::{NodeId, UserId};
 
 use super::ast::{Alias, SshUser};
-use super::compile::{Inner, NameState, NodeNames, compile, overlaps};
+use super::compile::{Found, Inner, NameState, NodeNames, compile, overlaps};
 use super::ground::{Ground, GroundNode};
 use super::plan::{Form, Id, Plan, Shape};
 use super::posture;
 use super::ranges::{Bits, star};
 use super::resolve::Resolver;
 use super::sources::{ListState, list_state};
-use super::visible::Reach;
 use super::{Touched, WorldChange, WorldNode};
 
 /// How one node relates to one name; the same as the bits of a [`NameState`].
@@ -134,7 +131,7 @@ impl Inner {
         // Nodes that serve a route of a changed node: another of them may be elected now.
         let mut rivals = Bits::default();
         for (id, node) in &nodes {
-            let old = ground.index.get(id).and_then(|at| self.ground_node(&ground, *at));
+            let old = ground.index.get(id).and_then(|at| ground.nodes.get(*at).cloned());
             // What the node was to each name, by the people there were before.
             let before = old.as_ref().map(|n| self.touches(&self.ground, n)).unwrap_or_default();
             let [was, is] = ground.set_node(*id, node.as_ref());
@@ -170,22 +167,16 @@ impl Inner {
                 }
             }
         }
-        let mut out = Self {
+        let out = Self {
             file: self.file.clone(),
             plan: self.plan.clone(),
             names: next.names,
             lists: next.lists,
             nodes: next.nodes,
-            own_sources: Bits::default(),
             classes: self.classes.clone(),
-            merge: OnceLock::new(),
-            reach: Reach::default(),
-            shared: Mutex::default(),
-            own: Mutex::default(),
-            sections: super::Sections::default(),
+            found: Found::default(),
             ground,
         };
-        out.own_sources = out.own_sources();
         out.sweep();
         let ids = |bits: &Bits| -> BTreeSet<NodeId> {
             let live = bits.iter().filter(|at| out.ground.all.get(*at));
@@ -195,10 +186,6 @@ impl Inner {
         changed.extend(nodes.into_keys());
         let touched = Touched { filters: ids(&filters), nodes: changed, all: false };
         (out, touched)
-    }
-
-    fn ground_node(&self, ground: &Ground, at: usize) -> Option<Arc<GroundNode>> {
-        ground.nodes.get(at).cloned()
     }
 
     /// Compiled from scratch for the world after `change`.

@@ -55,7 +55,7 @@ impl Inner {
 
     fn own_related(&self, a: usize, b: usize) -> bool {
         let user = |at: usize| self.ground.nodes.get(at).and_then(|n| n.user);
-        user(a).is_some() && user(a) == user(b) && (self.own_sources.get(a) || self.own_sources.get(b))
+        user(a).is_some() && user(a) == user(b) && (self.own_sources().get(a) || self.own_sources().get(b))
     }
 
     /// Whether a rule has `a` on its source side and `b` on its destination side.
@@ -73,11 +73,11 @@ impl Inner {
     }
 
     fn to(&self, src: Id) -> Option<&Bits> {
-        self.set(&self.reach.to, &self.plan.to, src)
+        self.set(&self.found.reach.to, &self.plan.to, src)
     }
 
     fn from(&self, dst: Id) -> Option<&Bits> {
-        self.set(&self.reach.from, &self.plan.from, dst)
+        self.set(&self.found.reach.from, &self.plan.from, dst)
     }
 
     fn set<'a>(&'a self, sets: &'a Sets, across: &[Box<[Id]>], name: Id) -> Option<&'a Bits> {
@@ -106,8 +106,8 @@ impl Inner {
         let user = self.ground.nodes.get(at).and_then(|n| n.user);
         if let Some(devices) = user.and_then(|u| self.ground.by_user.get(&u)) {
             let mut devices = Bits::clone(devices);
-            if !self.own_sources.get(at) {
-                devices.keep(&self.own_sources);
+            if !self.own_sources().get(at) {
+                devices.keep(self.own_sources());
             }
             out.add(&devices);
         }
@@ -119,7 +119,7 @@ impl Inner {
     }
 
     fn route_names(&self, route: usize) -> [&[Id]; 2] {
-        let all = self.reach.routes.get_or_init(|| {
+        let all = self.found.reach.routes.get_or_init(|| {
             let mut out = vec![[Vec::new(), Vec::new()]; self.ground.routes.len()];
             for ((id, name), state) in (0..).zip(&self.plan.names).zip(&self.names) {
                 for number in &state.routes {

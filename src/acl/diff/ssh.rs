@@ -16,7 +16,7 @@ const OTHER: &str = "\u{1}";
 
 /// Logins that `by` lets in and `other` does not: rows, pairs of devices, and whether all was looked at.
 pub(super) fn turn(by: &Inner, other: &Inner) -> (Vec<AccessChange>, u64, bool) {
-    let (mine, theirs) = (table(by), table(other));
+    let (mine, theirs) = (by.ssh(), other.ssh());
     let known: HashSet<u128> = theirs.prints().into_iter().collect();
     let prints = mine.prints();
     let changed: Vec<usize> =
@@ -71,8 +71,4 @@ pub(super) fn turn(by: &Inner, other: &Inner) -> (Vec<AccessChange>, u64, bool) 
         }
     }
     (rows, total, whole)
-}
-
-fn table(policy: &Inner) -> &Table {
-    policy.sections.ssh.get_or_init(|| Table::new(&policy.file, &policy.ground))
 }
