@@ -41,6 +41,19 @@ pub(crate) const UNKNOWN_SESSION: &str = "unknown session";
 const RENEW_SPACING: Duration = Duration::from_secs(5);
 /// Between two initiations when a way to the peer just opened: its flood guard drops closer ones.
 const RETRY_SPACING: Duration = Duration::from_millis(50);
+/// Our own first repeats of an initiation, while no session exists: WireGuard alone would wait five seconds,
+/// and the start of a session is where initiations get lost (a peer that has just joined has no relay yet,
+/// or does not know us). Not sooner, because an answer under way would be made worthless.
+/// Counted from the first initiation.
+const REPEATS: [Duration; 4] = [
+    Duration::from_millis(500),
+    Duration::from_millis(1000),
+    Duration::from_millis(2000),
+    Duration::from_millis(3500),
+];
+/// After the relay said that an initiation could not be delivered, doubled each time.
+const UNDELIVERED_REPEAT: Duration = Duration::from_millis(50);
+const UNDELIVERED_REPEATS: u32 = 7;
 /// Receiver indices remembered per peer: eight sessions and the tries of a handshake.
 const INDICES: usize = 32;
 /// Plaintext is padded to 16 bytes, but never beyond the interface's MTU.
@@ -88,8 +101,10 @@ struct Session {
     handshake_since: Option<Instant>,
     /// The last initiation we made.
     last_init: Option<Instant>,
-    /// A way opened too soon after the last initiation: repeat it then.
+    /// When to repeat the initiation, before WireGuard would.
     retry_at: Option<Instant>,
+    /// How often it was repeated in this handshake because the relay could not deliver it.
+    undelivered: u32,
     tick_at: Instant,
     last_tick: Instant,
     /// We answered a handshake; the first packet that decrypts shows that the initiator has our answer.
@@ -110,7 +125,7 @@ impl Session {
         self.handshake_since.is_some_and(|t| now < t + HANDSHAKING)
     }
 
-    /// Repeats the initiation that [`WireGuard::retry`] put off, once it is due.
+    /// Repeats the initiation once that is due.
     fn repeat(&mut self, now: Instant, out: &mut Vec<Bytes>) {
         if self.retry_at.is_none_or(|t| now < t) {
             return;
@@ -118,7 +133,26 @@ impl Session {
         self.retry_at = None;
         if self.handshaking(now) {
             out.extend(self.tunn.format_handshake_initiation(true).map(|p| freeze(p.into())));
+            self.plan_repeat(now);
         }
+    }
+
+    /// Plans the next repeat of an initiation that has just been made.
+    fn plan_repeat(&mut self, now: Instant) {
+        let since = self.handshake_since.filter(|_| !self.tunn.has_active_session());
+        self.retry_at = since.and_then(|t| REPEATS.iter().map(|d| t + *d).find(|at| *at > now));
+    }
+
+    /// A handshake begins.
+    fn begin(&mut self, now: Instant) {
+        self.handshake_since = Some(now);
+        self.undelivered = 0;
+        self.plan_repeat(now);
+    }
+
+    /// When to tick next, while there is something to do.
+    fn next_tick(&self, now: Instant) -> Instant {
+        self.retry_at.map_or(now + TICK, |t| t.min(now + TICK))
     }
 
     fn tick(&mut self, now: Instant, out: &mut Vec<Bytes>) {
@@ -166,6 +200,11 @@ pub(crate) fn relay_source(key: &NodePublic) -> SocketAddr {
     ip.copy_from_slice(key.as_bytes().first_chunk::<16>().unwrap_or(&[0; 16]));
     ip[0] = 0xfc;
     SocketAddr::new(IpAddr::V6(Ipv6Addr::from(ip)), 1)
+}
+
+/// Whether a datagram begins a handshake.
+pub(crate) fn is_initiation(datagram: &[u8]) -> bool {
+    datagram.first() == Some(&1)
 }
 
 fn sender_index(datagram: &[u8]) -> Option<u32> {
@@ -273,6 +312,7 @@ impl WireGuard {
                 handshake_since: None,
                 last_init: None,
                 retry_at: None,
+                undelivered: 0,
                 tick_at: now,
                 last_tick: now,
                 unconfirmed: false,
@@ -297,12 +337,12 @@ impl WireGuard {
         let Some(index) = sender_index(datagram) else {
             return;
         };
-        let initiation = datagram.first() == Some(&1);
+        let initiation = is_initiation(datagram);
         self.by_index.insert(index, id);
         if let Some(s) = self.sessions.get_mut(&id) {
             let over = s.handshake_since.is_none_or(|t| now >= t + HANDSHAKING);
             if initiation && over {
-                s.handshake_since = Some(now);
+                s.begin(now);
             }
             if initiation {
                 s.last_init = Some(now);
@@ -369,6 +409,22 @@ impl WireGuard {
         out
     }
 
+    /// The relay says that the peer is not there: what we sent last is lost, and nothing that answers it can
+    /// be under way. The peer may be about to connect.
+    pub(crate) fn undelivered(&mut self, id: NodeId, now: Instant) {
+        let Some(s) = self.sessions.get_mut(&id).filter(|s| s.handshaking(now)) else {
+            return;
+        };
+        let at = now + UNDELIVERED_REPEAT * 2_u32.pow(s.undelivered);
+        if s.undelivered < UNDELIVERED_REPEATS && s.retry_at.is_none_or(|t| at < t) {
+            s.undelivered += 1;
+            s.retry_at = Some(at);
+            if at < s.tick_at {
+                self.arm(id, at);
+            }
+        }
+    }
+
     /// A peer sends by a session we do not have: we restarted, and it cannot know. It would go on for fifteen
     /// seconds, so that we begin a session of our own.
     pub(crate) fn renew(&mut self, id: NodeId, key: &NodePublic, now: Instant) -> Vec<Bytes> {
@@ -404,7 +460,8 @@ impl WireGuard {
         let idle = now.saturating_duration_since(s.last_data);
         let handshaking = s.handshaking(now);
         if idle < BUSY || handshaking {
-            self.arm(id, now + TICK);
+            let at = s.next_tick(now);
+            self.arm(id, at);
         } else if idle < FORGET {
             let at = s.last_data + FORGET;
             self.arm(id, at);
@@ -610,6 +667,65 @@ mod tests {
         assert!(done.established);
         assert!(a.retry(B, later + RETRY_SPACING).is_empty(), "nothing is pending any more");
         assert_eq!(a.flush(B).len(), 1, "the packet was kept");
+    }
+
+    /// The initiations made until `end`, as times since `start`.
+    fn initiations(a: &mut WireGuard, start: Instant, end: Duration) -> Vec<Duration> {
+        let mut at = Vec::new();
+        while let Some(t) = a.poll_timeout().filter(|t| *t <= start + end) {
+            let id = a.due(t).unwrap();
+            let sent = a.handle_timeout(id, t);
+            at.extend(sent.iter().filter(|d| is_initiation(d)).map(|_| t - start));
+        }
+        at
+    }
+
+    #[test]
+    fn the_first_initiation_is_repeated_soon_and_ever_less_often() {
+        let now = Now::read().mono;
+        let (ka, kb) = keys();
+        let (mut a, mut b) = (WireGuard::new(&ka), WireGuard::new(&kb));
+        seal(&mut a, &kb, &[0x45; 33], now);
+        assert_eq!(initiations(&mut a, now, Duration::from_secs(4)), REPEATS);
+        // With a session there is nothing urgent, a new handshake of it included.
+        let at = now + Duration::from_secs(4);
+        let init = b.renew(A, &ka.public(), at);
+        let answer = a.decapsulate(from(), BytesMut::from(&init[0][..]), at, |_| Some(B));
+        let done = b.decapsulate(from(), BytesMut::from(&answer.send[0][..]), at, |_| None);
+        a.decapsulate(from(), BytesMut::from(&done.send[0][..]), at, |_| None);
+        let again = a.renew(B, &kb.public(), at + Duration::from_secs(95));
+        assert_eq!(again.len(), 1);
+        let at = at + Duration::from_secs(95);
+        assert!(initiations(&mut a, at, Duration::from_secs(4)).is_empty());
+    }
+
+    #[test]
+    fn an_undelivered_initiation_is_repeated_sooner_but_not_for_ever() {
+        let now = Now::read().mono;
+        let (ka, kb) = keys();
+        let mut a = WireGuard::new(&ka);
+        a.undelivered(B, now);
+        assert!(a.poll_timeout().is_none(), "nobody to talk to");
+        seal(&mut a, &kb, &[0x45; 33], now);
+        let mut at = Vec::new();
+        while at.last().is_none_or(|t| *t < Duration::from_secs(4)) && at.len() < 100 {
+            // Two frames went out: the initiation and a call-me-maybe.
+            let last = now + at.last().copied().unwrap_or_default();
+            a.undelivered(B, last);
+            a.undelivered(B, last);
+            let Some(next) = a.poll_timeout() else {
+                break;
+            };
+            let id = a.due(next).unwrap();
+            let sent = a.handle_timeout(id, next);
+            at.extend(sent.iter().filter(|d| is_initiation(d)).map(|_| next - now));
+            if next > now + Duration::from_secs(4) {
+                break;
+            }
+        }
+        let millis: Vec<u128> = at.iter().map(Duration::as_millis).collect();
+        assert_eq!(millis.get(..3), Some(&[50, 150, 350][..]), "{millis:?}");
+        assert!(millis.len() <= REPEATS.len() + UNDELIVERED_REPEATS as usize, "{millis:?}");
     }
 
     #[test]

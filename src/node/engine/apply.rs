@@ -86,8 +86,12 @@ impl Engine {
             // Without a session and a path there is nothing to forget per packet.
             self.magic.remove_peer(id);
             self.wg.remove(id);
-        } else if self.magic.set_peer(node) == PeerUpdate::Restarted {
-            self.wg.remove(id);
+        } else {
+            match self.magic.set_peer(node) {
+                PeerUpdate::Same => {}
+                PeerUpdate::Restarted => self.wg.remove(id),
+                PeerUpdate::NewWays => self.retry_handshake(id, now),
+            }
         }
     }
 

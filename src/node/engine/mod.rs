@@ -23,8 +23,9 @@ use super::netmap::Netmap;
 use super::outbox::{Ctx, Outbox};
 use super::quad100::Quad100;
 use super::router::Table;
-use super::wg::WireGuard;
+use super::wg::{WireGuard, is_initiation};
 use crate::clock::{Now, Rng};
+use crate::derp::frame::GONE_NOT_HERE;
 use crate::keys::{DiscoPrivate, NodeId, NodePrivate, NodePublic, RegionId};
 use crate::wire::{EndpointType, MapResponse, NetInfo, Node, UserProfile};
 
@@ -409,7 +410,14 @@ impl Engine {
                     self.netcheck(now);
                 }
             }
-            Underlay::DerpPeerGone { region, key, .. } => self.magic.peer_gone(&key, region),
+            Underlay::DerpPeerGone { region, key, reason } => {
+                self.magic.peer_gone(&key, region);
+                if reason == GONE_NOT_HERE
+                    && let Some(id) = self.magic.by_key(&key)
+                {
+                    self.wg.undelivered(id, now.mono);
+                }
+            }
             Underlay::HttpsLatency(region, latency) => self.netcheck.note_https(region, latency),
             Underlay::DerpAddrs(addrs) => {
                 if self.netcheck.set_resolved(addrs) {
@@ -430,8 +438,8 @@ impl Engine {
     /// Time passed.
     pub fn handle_timeout(&mut self, now: Now) {
         while let Some(id) = self.wg.due(now.mono) {
-            let mut datagrams = self.wg.handle_timeout(id, now.mono);
-            self.transmit(id, &mut datagrams, false, None, now);
+            let datagrams = self.wg.handle_timeout(id, now.mono);
+            self.transmit_again(id, datagrams, now);
         }
         let ctx = ctx!(self, now);
         self.magic.handle_timeout(ctx);
@@ -468,7 +476,16 @@ impl Engine {
 
     /// A way to a peer opened: a handshake that went nowhere before goes there now.
     fn retry_handshake(&mut self, id: NodeId, now: Now) {
-        let mut datagrams = self.wg.retry(id, now.mono);
+        let datagrams = self.wg.retry(id, now.mono);
+        self.transmit_again(id, datagrams, now);
+    }
+
+    /// Sends what a session has to say unasked. When that is an initiation once more, all that was done to
+    /// reach the peer may have been lost with the last one, so that is done once more too.
+    fn transmit_again(&mut self, id: NodeId, mut datagrams: Vec<Bytes>, now: Now) {
+        if datagrams.first().is_some_and(|d| is_initiation(d)) {
+            self.magic.search_again(id);
+        }
         self.transmit(id, &mut datagrams, false, None, now);
     }
 

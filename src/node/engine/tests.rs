@@ -1,5 +1,6 @@
 //! Engines on a simulated network. Time is virtual for everything but gotatun's own timers, which read the
-//! real clock: sessions stay young however far the simulation runs, and no lost handshake is repeated.
+//! real clock: sessions stay young however far the simulation runs, and a lost handshake is repeated only as
+//! often as we add to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -326,6 +327,65 @@ fn on_a_lan_packets_pass_both_ways_and_go_direct() {
     assert!(peer.rx_bytes > 0 && peer.tx_bytes > 0);
 }
 
+/// A peer of which the netmap knows neither relay nor addresses yet: it has just joined.
+fn homeless(s: &mut Sim, i: usize, j: usize) {
+    let node = Node { home_derp: RegionId(0), ..s.node(j) };
+    let delta = MapResponse { peers_changed: Some(vec![node]), ..MapResponse::default() };
+    let now = s.now;
+    s.hosts[i].engine.handle_map(&delta, false, now);
+    s.drain(i);
+}
+
+#[test]
+fn a_packet_to_a_peer_that_just_joined_goes_when_its_relay_is_known() {
+    let mut s = Sim::new(2).behind_nats();
+    s.control = false;
+    let mut s = s.start();
+    homeless(&mut s, 0, 1);
+    s.secs(1);
+    let packet = udp(IPS[0], IPS[1], (7, 9), b"early");
+    s.send(0, &packet);
+    s.run(Duration::from_millis(100));
+    assert_eq!(s.hosts[0].engine.status(s.now).drops["no path to the peer"], 1);
+    let change = PeerChange { node_id: id(1), derp_region: HOME, ..PeerChange::default() };
+    let delta = MapResponse { peers_changed_patch: Some(vec![change]), ..MapResponse::default() };
+    let now = s.now;
+    s.hosts[0].engine.handle_map(&delta, false, now);
+    s.drain(0);
+    s.run(Duration::from_millis(200));
+    assert!(s.hosts[1].tun.iter().any(|p| **p == *packet), "at once");
+}
+
+#[test]
+fn a_packet_to_a_peer_that_is_not_at_its_relay_yet_goes_when_it_is() {
+    let mut s = Sim::new(2).behind_nats();
+    s.control = false;
+    let mut s = s.start();
+    s.secs(1);
+    let key = s.hosts[1].keys.0.public();
+    let packet = udp(IPS[0], IPS[1], (7, 9), b"early");
+    s.send(0, &packet);
+    // The relay knows nobody by this name.
+    s.flights.retain(|_, (to, flight)| *to != 1 || !matches!(flight, Flight::Derp(..)));
+    let gone = Underlay::DerpPeerGone { region: HOME, key, reason: GONE_NOT_HERE };
+    let now = s.now;
+    s.hosts[0].engine.handle_underlay(gone, now);
+    s.drain(0);
+    s.run(Duration::from_millis(200));
+    assert!(s.hosts[1].tun.iter().any(|p| **p == *packet), "by the next try");
+}
+
+#[test]
+fn a_lost_first_initiation_costs_half_a_second() {
+    let mut s = Sim::new(2).start();
+    s.secs(1);
+    let packet = udp(IPS[0], IPS[1], (7, 9), b"early");
+    s.send(0, &packet);
+    s.flights.retain(|_, (to, _)| *to != 1);
+    s.run(Duration::from_millis(600));
+    assert!(s.hosts[1].tun.iter().any(|p| **p == *packet));
+}
+
 #[test]
 fn the_only_region_is_home_at_once_and_stun_gives_the_endpoints() {
     let mut s = Sim::new(1).behind_nats().start();
@@ -348,6 +408,7 @@ fn two_easy_nats_are_traversed_with_the_relay_carrying_until_then() {
     assert!(s.passes(0, 1, b"first"));
     s.secs(8);
     assert!(s.passes(0, 1, b"more"));
+    assert!(s.passes(1, 0, b"and back"));
     assert_eq!(s.cur_addr(0, 1), s.hosts[1].nat);
     assert_eq!(s.cur_addr(1, 0), s.hosts[0].nat);
 }

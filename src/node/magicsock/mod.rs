@@ -80,6 +80,8 @@ pub(crate) enum PeerUpdate {
     Same,
     /// It restarted: its WireGuard session is worthless.
     Restarted,
+    /// It may be reached where it could not before.
+    NewWays,
 }
 
 impl Magicsock {
@@ -169,10 +171,15 @@ impl Magicsock {
     /// Takes a peer of the netmap, new or changed.
     pub(crate) fn set_peer(&mut self, node: &Node) -> PeerUpdate {
         let disco = Some(node.disco_key).filter(|k| !k.is_zero());
-        let update = self.set_keys(node.id, node.key, disco);
+        let mut update = self.set_keys(node.id, node.key, disco);
         if let Some(p) = self.peers.get_mut(&node.id) {
-            p.home = home_of(node);
-            p.set_netmap(&node.endpoints);
+            let home = home_of(node);
+            let moved = home.is_some() && std::mem::replace(&mut p.home, home) != home;
+            p.home = home;
+            let more = p.set_netmap(&node.endpoints);
+            if update == PeerUpdate::Same && (moved || more) {
+                update = PeerUpdate::NewWays;
+            }
         }
         update
     }
@@ -255,15 +262,21 @@ impl Magicsock {
         let Some(p) = self.peers.get_mut(&id).filter(|p| p.disco.is_some()) else {
             return;
         };
-        let due = p.take_due_candidates(ctx.now.mono);
-        if due.is_empty() {
+        let Some(due) = p.take_due_candidates(ctx.now.mono) else {
             return;
-        }
+        };
         for addr in due {
             self.ping_path(id, Path::Direct(addr), None, ctx);
         }
         if call {
             self.call_me_maybe(id, ctx);
+        }
+    }
+
+    /// The next packet to a peer without a trusted path looks for one at once, whenever it was last tried.
+    pub(crate) fn search_again(&mut self, id: NodeId) {
+        if let Some(p) = self.peers.get_mut(&id) {
+            p.forget_pings();
         }
     }
 
@@ -435,6 +448,10 @@ impl Magicsock {
         let doubtful = p.doubt_best(from, ctx.now.mono);
         self.send(id, from, &Message::Pong { tx, src }, ctx);
         for addr in doubtful.into_iter().flatten() {
+            self.ping_path(id, Path::Direct(addr), None, ctx);
+        }
+        let back = self.peers.get_mut(&id).and_then(|p| p.ping_back(from, ctx.now.mono));
+        if let Some(addr) = back {
             self.ping_path(id, Path::Direct(addr), None, ctx);
         }
     }

@@ -24,6 +24,8 @@ const UPGRADE: Duration = Duration::from_secs(60);
 pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two unforced pings of one candidate.
 const PING_SPACING: Duration = Duration::from_secs(5);
+/// Between two pings of a candidate that answer its own.
+const PING_BACK_SPACING: Duration = Duration::from_secs(1);
 /// Candidates kept.
 const MAX_CANDIDATES: usize = 100;
 /// Pings under way at most; the oldest is given up for a new one.
@@ -40,6 +42,8 @@ struct Candidate {
     netmap: bool,
     call_me_maybe: bool,
     last_ping: Option<Instant>,
+    /// The last ping that answered a ping.
+    last_back: Option<Instant>,
     /// Last sign: a pong of it, or a ping from it.
     heard: Option<Instant>,
 }
@@ -135,18 +139,21 @@ impl PeerPaths {
         self.best.map(|b| (b.addr, now <= b.trust_until))
     }
 
-    /// Takes the netmap's endpoints.
-    pub(crate) fn set_netmap(&mut self, endpoints: &[SocketAddr]) {
+    /// Takes the netmap's endpoints; whether there are new ones among them.
+    pub(crate) fn set_netmap(&mut self, endpoints: &[SocketAddr]) -> bool {
         for c in self.candidates.values_mut() {
             c.netmap = false;
         }
+        let known = self.candidates.len();
         for addr in endpoints.iter().take(MAX_CANDIDATES) {
             if may_probe(*addr) {
                 self.candidates.entry(*addr).or_default().netmap = true;
             }
         }
+        let more = self.candidates.len() > known;
         self.prune();
         self.full_ping_from = None;
+        more
     }
 
     /// Takes a call-me-maybe: its endpoints replace those of the last one and may be pinged at once. False
@@ -211,10 +218,11 @@ impl PeerPaths {
         }
     }
 
-    /// The candidates due for a ping, marked as pinged.
-    pub(crate) fn take_due_candidates(&mut self, now: Instant) -> Vec<SocketAddr> {
+    /// The candidates due for a ping, marked as pinged. A peer of which no address is known counts as due as
+    /// often: it can still be asked for its addresses.
+    pub(crate) fn take_due_candidates(&mut self, now: Instant) -> Option<Vec<SocketAddr>> {
         if self.full_ping_from.is_some_and(|t| now < t) {
-            return Vec::new();
+            return None;
         }
         self.last_full_ping = Some(now);
         let mut due = Vec::new();
@@ -229,7 +237,33 @@ impl PeerPaths {
             }
         }
         self.full_ping_from = Some(from);
-        due
+        Some(due).filter(|due| !due.is_empty() || self.candidates.is_empty())
+    }
+
+    /// Lets every candidate be pinged again at once.
+    pub(crate) fn forget_pings(&mut self) {
+        self.full_ping_from = None;
+        for c in self.candidates.values_mut() {
+            c.last_ping = None;
+        }
+    }
+
+    /// The peer pinged us from an address while we talk to it by no trusted way: what lies between lets our ping
+    /// through now, which it may not have done before.
+    pub(crate) fn ping_back(&mut self, from: Path, now: Instant) -> Option<SocketAddr> {
+        let Path::Direct(addr) = from else {
+            return None;
+        };
+        if !self.active(now) || self.best_at(now).is_some_and(|(_, trusted)| trusted) {
+            return None;
+        }
+        let c = self.candidates.get_mut(&addr)?;
+        if c.last_back.is_some_and(|t| now < t + PING_BACK_SPACING) {
+            return None;
+        }
+        c.last_back = Some(now);
+        c.last_ping = Some(now);
+        Some(addr)
     }
 
     /// Whether an address is one of the candidates.
@@ -329,10 +363,7 @@ impl PeerPaths {
     pub(crate) fn distrust(&mut self) {
         self.best = None;
         self.second = None;
-        self.full_ping_from = None;
-        for c in self.candidates.values_mut() {
-            c.last_ping = None;
-        }
+        self.forget_pings();
     }
 
     /// When this peer next needs time.
@@ -424,12 +455,12 @@ mod tests {
         let now = Now::read().mono;
         let mut p = peer();
         p.set_netmap(&[addr(1), addr(2)]);
-        assert_eq!(p.take_due_candidates(now), [addr(1), addr(2)]);
-        assert!(p.take_due_candidates(now + HEARTBEAT).is_empty());
+        assert_eq!(p.take_due_candidates(now).unwrap(), [addr(1), addr(2)]);
+        assert!(p.take_due_candidates(now + HEARTBEAT).is_none());
         assert!(p.note_ping([1; 12], Path::Direct(addr(3)), now));
         assert!(!p.note_ping([1; 12], Path::Direct(addr(3)), now));
-        assert_eq!(p.take_due_candidates(now + HEARTBEAT), [addr(3)]);
-        assert_eq!(p.take_due_candidates(now + PING_SPACING), [addr(1), addr(2)]);
+        assert_eq!(p.take_due_candidates(now + HEARTBEAT).unwrap(), [addr(3)]);
+        assert_eq!(p.take_due_candidates(now + PING_SPACING).unwrap(), [addr(1), addr(2)]);
     }
 
     #[test]
@@ -444,5 +475,35 @@ mod tests {
         assert!(p.candidates.contains_key(&addr(1)));
         assert!(p.set_call_me_maybe(&[addr(9)], now));
         assert!(!p.set_call_me_maybe(&[addr(10)], now + Duration::from_millis(900)));
+    }
+
+    #[test]
+    fn a_ping_is_pinged_back_only_while_nothing_better_is_known() {
+        let now = Now::read().mono;
+        let mut p = peer();
+        assert!(p.note_ping([1; 12], Path::Direct(addr(1)), now));
+        assert_eq!(p.ping_back(Path::Direct(addr(1)), now), None, "we have nothing to say");
+        p.last_user = Some(now);
+        assert_eq!(p.ping_back(Path::Direct(addr(1)), now), Some(addr(1)));
+        assert_eq!(p.ping_back(Path::Direct(addr(1)), now), None, "once a second");
+        assert_eq!(p.ping_back(Path::Direct(addr(2)), now), None, "not one of its addresses");
+        assert_eq!(p.ping_back(Path::Derp(RegionId(1)), now), None);
+        ping(&mut p, 2, addr(1), now);
+        p.take_pong(&[2; 12], now).unwrap();
+        assert_eq!(p.ping_back(Path::Direct(addr(1)), now + PING_BACK_SPACING), None, "trusted");
+        p.forget_pings();
+        assert_eq!(p.take_due_candidates(now).unwrap(), [addr(1)], "forgotten pings may be sent again");
+    }
+
+    #[test]
+    fn a_peer_without_addresses_is_asked_for_them_as_often_as_others_are_pinged() {
+        let now = Now::read().mono;
+        let mut p = peer();
+        assert_eq!(p.take_due_candidates(now).unwrap(), []);
+        assert!(p.take_due_candidates(now + HEARTBEAT).is_none());
+        assert_eq!(p.take_due_candidates(now + PING_SPACING).unwrap(), []);
+        assert!(p.set_netmap(&[addr(1)]), "a new one");
+        assert!(!p.set_netmap(&[addr(1)]));
+        assert_eq!(p.take_due_candidates(now + PING_SPACING).unwrap(), [addr(1)]);
     }
 }
