@@ -15,6 +15,8 @@ use super::{DEFAULT_SOCKET, Failure, UpArgs, yours};
 
 /// How long a started daemon may take until it answers.
 const START_LIMIT: Duration = Duration::from_secs(15);
+/// How long until the end of a daemon that hung up is noticed.
+const END_LIMIT: Duration = Duration::from_secs(2);
 /// The unit of the packages.
 const UNIT: &str = "tsd-node.service";
 
@@ -53,11 +55,27 @@ type Waiting = tokio::sync::watch::Sender<String>;
 
 async fn go(socket: &Path, args: UpArgs, waiting: &Waiting) -> Result<(), Failure> {
     let client = Client::new(socket);
-    let status = match client.get("status?peers=false").await {
-        Ok(status) => status,
-        Err(CallError::NoDaemon(_)) => start_daemon(&client, socket).await?,
-        Err(e) => return Err(e.into()),
-    };
+    match client.get("status?peers=false").await {
+        Ok(status) => log_in(&client, &status, args, waiting).await,
+        Err(CallError::NoDaemon(_)) => {
+            let (status, ended) = start_daemon(&client, socket).await?;
+            match log_in(&client, &status, args, waiting).await {
+                // It answered, and then something stopped it: its log says what.
+                Err(Failure::Ours(text)) => {
+                    Err(match tokio::time::timeout(END_LIMIT, why_ended(ended)).await {
+                        Ok(why) => ended_at_once(&why),
+                        Err(_) => Failure::Ours(text),
+                    })
+                }
+                done => done,
+            }
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Edits preferences and logs in where that is needed, and waits until the node runs.
+async fn log_in(client: &Client, status: &Value, args: UpArgs, waiting: &Waiting) -> Result<(), Failure> {
     let auth_key = args.auth_key.as_deref().map(read_key).transpose()?;
     let current = client.get("prefs").await?;
     let prefs = wished(&current, &args);
@@ -95,7 +113,7 @@ async fn go(socket: &Path, args: UpArgs, waiting: &Waiting) -> Result<(), Failur
     } else {
         client.patch_prefs(&masked(&args)).await?;
     }
-    wait_running(&client, &mut watch, auth_key.is_some(), waiting).await
+    wait_running(client, &mut watch, auth_key.is_some(), waiting).await
 }
 
 /// Follows the bus until the node runs.
@@ -195,8 +213,24 @@ fn wished(current: &Value, args: &UpArgs) -> Value {
     out
 }
 
-/// By systemd where it runs and knows the unit, else in the background.
-async fn start_daemon(client: &Client, socket: &Path) -> Result<Value, Failure> {
+/// Tells the end of a daemon we started, with the last line of its log.
+type Ended = tokio::sync::oneshot::Receiver<String>;
+
+/// The last words of a daemon we started, once it ended; of another's end nothing is heard.
+async fn why_ended(ended: Option<Ended>) -> String {
+    match ended {
+        Some(ended) => ended.await.unwrap_or_default(),
+        None => std::future::pending().await,
+    }
+}
+
+fn ended_at_once(why: &str) -> Failure {
+    yours(format!("the daemon ended at once: {why}"))
+}
+
+/// By systemd where it runs and knows the unit, else in the background. Gives its status, and how its end
+/// will be told.
+async fn start_daemon(client: &Client, socket: &Path) -> Result<(Value, Option<Ended>), Failure> {
     let mut ended = None;
     let standard = socket == Path::new(DEFAULT_SOCKET);
     if standard && unit_exists().await {
@@ -212,26 +246,28 @@ async fn start_daemon(client: &Client, socket: &Path) -> Result<Value, Failure> 
         loop {
             match client.get("status?peers=false").await {
                 Ok(status) => return Ok(status),
-                // A listening socket cannot be awaited before it exists.
-                Err(CallError::NoDaemon(_)) => {
+                // A listening socket cannot be awaited before it exists; one that breaks is a daemon that
+                // is about to end, which the other branch explains.
+                Err(CallError::NoDaemon(_) | CallError::Broken(_)) => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 Err(e) => return Err(Failure::from(e)),
             }
         }
     };
-    let died = async {
-        match ended {
-            Some(ended) => ended.await.unwrap_or_default(),
-            None => std::future::pending().await,
-        }
+    let answers = tokio::time::timeout(START_LIMIT, answers);
+    tokio::pin!(answers);
+    let answer = match ended.as_mut() {
+        Some(ended) => tokio::select! {
+            answer = &mut answers => answer,
+            why = ended => return Err(ended_at_once(&why.unwrap_or_default())),
+        },
+        None => answers.await,
     };
-    tokio::select! {
-        answer = tokio::time::timeout(START_LIMIT, answers) => answer.unwrap_or_else(|_| {
-            Err(yours("the daemon does not answer; run `tsd node run` by hand to see why"))
-        }),
-        why = died => Err(yours(format!("the daemon ended at once: {why}"))),
-    }
+    let status = answer.unwrap_or_else(|_| {
+        Err(yours("the daemon does not answer; run `tsd node run` by hand to see why"))
+    })?;
+    Ok((status, ended))
 }
 
 /// The last line of a log, without what a terminal would obey.
@@ -256,7 +292,7 @@ async fn unit_exists() -> bool {
 }
 
 /// In a session of its own, so that it outlives this terminal; its log goes beside the socket.
-fn start_in_background(socket: &Path) -> Result<tokio::sync::oneshot::Receiver<String>, Failure> {
+fn start_in_background(socket: &Path) -> Result<Ended, Failure> {
     let program =
         std::env::current_exe().map_err(|e| Failure::Ours(format!("cannot find this program: {e}")))?;
     let log = socket.with_extension("log");
