@@ -155,3 +155,17 @@ fn people_of_a_role_are_sources_and_destinations() {
     let rules = policy(&ops).compile(&world).client_ssh_rules(NodeId(4));
     assert!(lets_in(&rules, 3, "root") && !lets_in(&rules, 1, "root"));
 }
+
+#[test]
+fn a_tagged_source_counts_once_for_each_of_its_tags() {
+    let mut world = world();
+    let both = ["tag:router", "tag:exit"].map(|t| Tag::parse(t).unwrap());
+    add(&mut world, 7, Owner::Tags(Tags::new(both).unwrap()), &[]);
+    let ip = world.nodes[&NodeId(7)].ipv4.to_string();
+    for src in [r#""autogroup:tagged""#, r#""tag:router""#, r#""tag:router", "tag:exit""#] {
+        let rule = rule("accept", src, r#""tag:server""#, r#""root""#, "");
+        let rules = policy(&rule).compile(&world).ssh_rules(NodeId(4), "https://unused");
+        let times = rules[0].principals.iter().filter(|p| p.node_ip == ip).count();
+        assert_eq!((rules.len(), times), (1, 2), "{src}");
+    }
+}
