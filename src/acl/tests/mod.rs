@@ -138,6 +138,22 @@ fn absent_rules_allow_and_empty_rules_deny() {
     assert!(Arc::ptr_eq(&rules, &default.filter_rules(NodeId(1))), "equal nodes share their rules");
 }
 
+/// SEMANTICS.md 6.3: nothing is taken out of `DstPorts`, neither of an ACL nor of a grant.
+#[test]
+fn destinations_written_twice_are_told_twice() {
+    for section in [
+        r#""acls": [{"action": "accept", "src": ["*"], "dst": ["tag:server:22", "tag:server:22"]}]"#,
+        r#""acls": [{"action": "accept", "src": ["*"], "dst": ["tag:server:22,22"]}]"#,
+        r#""grants": [{"src": ["*"], "dst": ["tag:server", "tag:server"], "ip": ["22"]}]"#,
+        r#""grants": [{"src": ["*"], "dst": ["tag:server"], "ip": ["22", "22"]}]"#,
+    ] {
+        let rules = compiled(&format!(r#"{{"tagOwners": {{"tag:server": []}}, {section}}}"#))
+            .filter_rules(NodeId(4))
+            .to_vec();
+        assert_eq!((rules.len(), rules[0].dst_ports.len()), (1, 4), "{section}");
+    }
+}
+
 #[test]
 fn old_spellings_and_comment_members_are_read() {
     let text = r##"{"ACLs": [{"#note": 1, "action": "accept", "users": ["alice@"], "ports": ["bob@example.com:22"]}]}"##;
