@@ -218,14 +218,20 @@ pub(super) fn parse_ports(text: &str) -> Result<Vec<PortRange>, Refusal> {
     text.split(',').map(parse_range).collect()
 }
 
+/// One port or range. The reasons are those of the public client's reader, which the captured ones show
+/// to be the hosted service's too.
 fn parse_range(text: &str) -> Result<PortRange, Refusal> {
     let fail = |why: &str, hint| Err((format!("port range {}: {why}", quote(text)), hint));
+    if text.is_empty() {
+        return Err((format!("invalid port list: {}", quote(text)), PORTS_HINT));
+    }
+    if text.matches('-').count() > 1 {
+        return fail("too many dashes(-)", PORTS_HINT);
+    }
+    let port = |digits| parse_number(digits).and_then(|n| u16::try_from(n).ok());
     let (first, last) = text.split_once('-').map_or((text, None), |(a, b)| (a, Some(b)));
-    let Some(first) = parse_number(first) else {
+    let Some(first) = port(first) else {
         return fail("invalid first integer", PORTS_HINT);
-    };
-    let Ok(first) = u16::try_from(first) else {
-        return fail("port above 65535", PORTS_HINT);
     };
     let Some(last) = last else {
         if first == 0 {
@@ -233,13 +239,13 @@ fn parse_range(text: &str) -> Result<PortRange, Refusal> {
         }
         return Ok(PortRange { first, last: first });
     };
-    let Some(last) = parse_number(last) else {
-        return fail("invalid last integer", PORTS_HINT);
-    };
-    match u16::try_from(last) {
-        Ok(last) if last >= first && last > 0 => Ok(PortRange { first, last }),
-        Ok(_) => fail("the last port is below the first", PORTS_HINT),
-        Err(_) => fail("port above 65535", PORTS_HINT),
+    match port(last) {
+        None => fail("invalid last integer", PORTS_HINT),
+        Some(0) => fail("first port must be >0, or use '*' for wildcard", "write * for all ports"),
+        Some(last) if last < first => {
+            fail("first port must be >= last port", "the last port of a range is not below the first")
+        }
+        Some(last) => Ok(PortRange { first, last }),
     }
 }
 
@@ -250,27 +256,24 @@ fn parse_number(text: &str) -> Option<u32> {
         .flatten()
 }
 
-/// Reads one string of a grant's `ip` (SEMANTICS.md 6.6): a number alone is a port.
+/// Reads one string of a grant's `ip` (SEMANTICS.md 6.6): a number alone is a port, and `*` before the
+/// colon is what no protocol is.
 pub(super) fn parse_ip(text: &str) -> Result<IpEntry, Refusal> {
-    let (protocol, ports) = match text.split_once(':') {
-        None => (None, text),
-        Some((_, ports)) if ports.contains(':') => {
-            return Err((
-                format!("ip {}: more than one colon", quote(text)),
-                "write protocol:ports, such as tcp:443 or udp:53-60, or ports alone",
-            ));
-        }
-        Some((protocol, ports)) if !protocol.is_empty() => (parse_protocol(protocol)?, ports),
-        Some(_) => {
-            let hint = "write the protocol before the colon, such as tcp:443, or the ports alone";
-            return Err((format!("ip {}: the protocol is missing", quote(text)), hint));
-        }
-    };
+    const HINT: &str = "write protocol:ports, such as tcp:443 or udp:53-60, or ports alone";
+    if text.is_empty() {
+        return Err((format!("ip {}: empty string", quote(text)), HINT));
+    }
+    let (protocol, ports) = text.rsplit_once(':').unwrap_or(("*", text));
     let ports = parse_ports(ports).map_err(|(message, hint)| {
         let protocol =
             parse_protocol(text).ok().flatten().filter(|_| !text.starts_with(|c: char| c.is_ascii_digit()));
         (message, if protocol.is_some() { "write :* behind a protocol, such as icmp:*" } else { hint })
     })?;
+    let protocol = match protocol {
+        "*" => None,
+        "" => return Err((format!("ip {}: empty protocol", quote(text)), HINT)),
+        name => parse_protocol(name)?,
+    };
     if !has_ports(protocol) && ports.iter().any(|p| *p != PortRange::ANY) {
         let name = protocol_name(protocol.unwrap_or_default());
         return Err((format!("ip {}: {name} has no ports", quote(text)), "write :* behind the protocol"));
@@ -278,8 +281,9 @@ pub(super) fn parse_ip(text: &str) -> Result<IpEntry, Refusal> {
     Ok(IpEntry { protocol, ports })
 }
 
-/// Names of protocols (SEMANTICS.md 6.5).
-const PROTOCOLS: [(&str, u8); 14] = [
+/// Names of protocols (SEMANTICS.md 6.5, and what the public client reads besides); of several names for
+/// one number the first is shown.
+const PROTOCOLS: [(&str, u8); 18] = [
     ("icmp", 1),
     ("igmp", 2),
     ("ipv4", 4),
@@ -294,6 +298,10 @@ const PROTOCOLS: [(&str, u8); 14] = [
     ("ipv6-icmp", 58),
     ("sctp", 132),
     ("fc", 133),
+    ("dccp", 33),
+    ("tsmp", 99),
+    ("icmpv4", 1),
+    ("icmpv6", 58),
 ];
 
 /// Reads a rule's protocol; empty is the default set.
@@ -386,6 +394,33 @@ mod tests {
         }
         assert_eq!(parse_ports("0-5").map(|p| p[0].last), Ok(5));
         assert!(parse_ports("0").unwrap_err().0.contains("first port must be >0"));
+        for (text, why) in [
+            ("", "invalid port list: \"\""),
+            ("65536", "port range \"65536\": invalid first integer"),
+            ("-1", "port range \"-1\": invalid first integer"),
+            ("80-65536", "port range \"80-65536\": invalid last integer"),
+            ("9-1", "port range \"9-1\": first port must be >= last port"),
+            ("1-2-3", "port range \"1-2-3\": too many dashes(-)"),
+        ] {
+            assert_eq!(parse_ports(text).unwrap_err().0, why);
+        }
+    }
+
+    #[test]
+    fn grants_name_a_protocol_before_the_ports_or_any() {
+        let one = |text| parse_ip(text).map(|e| (e.protocol, e.ports.len())).map_err(|(why, _)| why);
+        assert_eq!(one("*"), Ok((None, 1)));
+        assert_eq!(one("*:*"), Ok((None, 1)));
+        assert_eq!(one("*:80"), Ok((None, 1)));
+        assert_eq!(one("47"), Ok((None, 1)));
+        assert_eq!(one("6:22,80"), Ok((Some(6), 2)));
+        assert_eq!(one("ICMPv6:*"), Ok((Some(58), 1)));
+        assert_eq!(one("icmp"), Err("port range \"icmp\": invalid first integer".into()));
+        assert_eq!(one("http:ssh"), Err("port range \"ssh\": invalid first integer".into()));
+        for bad in ["", ":80", "tcp:80:90", "http:80", "icmp:8", "*:0", "tcp:"] {
+            assert!(one(bad).is_err(), "{bad:?} was accepted");
+        }
+        assert!(one("tcp:80:90").unwrap_err().contains("proto name \"tcp:80\" not known"));
     }
 
     #[test]

@@ -138,6 +138,14 @@ impl Faults {
         self.list.push(PolicyError { code, line, column, message: message.into(), hint: hint.into() });
     }
 
+    /// The string at `span` as it was written, without quotes and blanks around it; `None` when there is
+    /// none, or one with escapes.
+    pub(super) fn written(&self, span: Span) -> Option<&str> {
+        let text = self.lines.text.get(span.start as usize..span.end as usize)?;
+        let inner = text.strip_prefix('"')?.strip_suffix('"')?;
+        (!inner.contains(['\\', '"'])).then(|| inner.trim())
+    }
+
     /// Notes what works and should be written otherwise; told as a warning.
     pub(super) fn note(
         &mut self,

@@ -349,17 +349,11 @@ impl Layer<'_> {
         for (protocol, ports) in by_protocol(grant) {
             let ports: Arc<[PortRange]> = ports.into();
             let form = via.map_or(Form::Dest, Form::Via);
-            let mut names: Vec<Id> = Vec::new();
-            for dst in &dsts {
-                let name = self.name(dst, form);
-                if !names.contains(&name) {
-                    names.push(name);
-                }
-            }
-            let parts: Box<[Part]> =
-                names.iter().map(|name| Part { name: *name, ports: ports.clone() }).collect();
+            // A name written twice is told twice: nothing is left out of lists of destinations (6.3).
+            let names = dsts.iter().map(|dst| self.name(dst, form));
+            let parts: Box<[Part]> = names.map(|name| Part { name, ports: ports.clone() }).collect();
             let kind = if via.is_some() { Kind::ViaPorts(parts) } else { Kind::Ports(parts) };
-            let global = (!names.is_empty()).then(|| unit(list, protocol, kind));
+            let global = (!dsts.is_empty()).then(|| unit(list, protocol, kind));
             let own = own.then(|| unit(list, protocol, Kind::OwnPorts(ports.to_vec().into())));
             let both = if own_first { [own, global] } else { [global, own] };
             self.plan.units.extend(both.into_iter().flatten());

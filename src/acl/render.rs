@@ -14,7 +14,7 @@ use super::ast::Alias;
 use super::compile::{Class, Inner, OwnList};
 use super::ground::GroundNode;
 use super::plan::{Form, Id, Kind, Part, Shape, Unit};
-use super::ranges::{Range, internet, star};
+use super::ranges::{Range, exit_routes, internet, star};
 
 /// What one unit adds to a node's list.
 struct Piece {
@@ -247,6 +247,8 @@ impl Inner {
         match &name.shape {
             Shape::Ranges(ranges) => wider(&mut ranges.iter().map(|(r, _)| *r)),
             Shape::Star { .. } => wider(&mut star().into_iter()),
+            // Whom `autogroup:danger-all` makes sources, a companion goes back to (8.2).
+            Shape::Everything => wider(&mut exit_routes().map(Range::from).into_iter()),
             Shape::Nodes if self.ground.odd() && !node.routes.is_empty() => {
                 let nodes: Vec<IpAddr> = state.families[0]
                     .iter()
@@ -255,7 +257,7 @@ impl Inner {
                     .collect();
                 wider(&mut nodes.into_iter().map(Range::single));
             }
-            Shape::Nodes | Shape::Everything => {}
+            Shape::Nodes => {}
         }
         out
     }

@@ -46,8 +46,6 @@ type Logins = BTreeMap<String, String>;
 #[derive(Debug)]
 struct Rule {
     sources: Bits,
-    /// `autogroup:tagged` is a source: a node counts once for each of its tags.
-    per_tag: bool,
     /// Destinations but `autogroup:self`.
     dests: Bits,
     own: bool,
@@ -305,7 +303,7 @@ fn split(ground: &Ground, number: usize, rule: &Rule, from: &Bits, out: &mut Vec
         }
     };
     if rule.domains.is_empty() {
-        push(counted(ground, rule, from.iter()), rule.logins.clone());
+        push(counted(ground, from.iter()), rule.logins.clone());
         return;
     }
     let mut people: BTreeMap<UserId, Vec<usize>> = BTreeMap::new();
@@ -322,18 +320,13 @@ fn split(ground: &Ground, number: usize, rule: &Rule, from: &Bits, out: &mut Vec
             push(slots, Logins::from([(local.to_owned(), local.to_owned())]));
         }
     }
-    push(counted(ground, rule, tagged.into_iter()), rule.logins.clone());
+    push(counted(ground, tagged.into_iter()), rule.logins.clone());
 }
 
-/// Slots as often as they count for a rule (12.2.5).
-fn counted(ground: &Ground, rule: &Rule, slots: impl Iterator<Item = usize>) -> Vec<usize> {
-    let times = |slot: usize| {
-        if rule.per_tag {
-            ground.nodes.get(slot).map_or(1, |n| n.node.owner.tags().count().max(1))
-        } else {
-            1
-        }
-    };
+/// Slots as often as they count: a tagged node once for each of its tags, whichever tag makes it a
+/// source (12.2.5).
+fn counted(ground: &Ground, slots: impl Iterator<Item = usize>) -> Vec<usize> {
+    let times = |slot: usize| ground.nodes.get(slot).map_or(1, |n| n.node.owner.tags().count().max(1));
     slots.flat_map(|slot| std::iter::repeat_n(slot, times(slot))).collect()
 }
 
@@ -447,7 +440,6 @@ impl<'a> Resolving<'a> {
         };
         Rule {
             sources,
-            per_tag: rule.src.iter().any(|s| s.value == Alias::Tagged),
             dests,
             own: rule.dst.iter().any(|d| d.value == Alias::Own),
             logins,

@@ -172,11 +172,14 @@ impl Topology {
         })?;
         let tailnet = raw.tailnet.unwrap_or_default();
         let users = users(raw.users.unwrap_or_default())?;
+        // As on a server that is told none: those of its users' names.
+        let of = |u: &WorldUser| u.name.rsplit_once('@').map(|(_, domain)| domain.to_owned());
+        let domains = tailnet.domains.unwrap_or_else(|| users.world.values().filter_map(of).collect());
         let mut topology = Self {
             world: World {
                 users: users.world,
                 nodes: BTreeMap::new(),
-                domains: tailnet.domains.unwrap_or_default(),
+                domains,
                 auto_update: tailnet.settings.unwrap_or_default().devices_auto_updates_on.unwrap_or(false),
             },
             offered: BTreeMap::new(),

@@ -2,8 +2,7 @@
 
 use super::names::{Place, known, postures, tag_hint};
 use super::rules::{is_person, own_source};
-use crate::acl::alias::parse_prefix;
-use crate::acl::ast::{Alias, File, SshRule, SshTest};
+use crate::acl::ast::{Alias, File, Span, SshRule, SshTest};
 use crate::acl::error::{Faults, quote};
 use crate::model::Tag;
 
@@ -18,7 +17,7 @@ pub(super) fn rule(file: &File, rule: &SshRule, faults: &mut Faults) {
                 known(file, fine, Place::Source, src.span, faults);
             }
             other => {
-                let message = format!("invalid src {}", quote(&other.to_string()));
+                let message = format!("invalid src {}", as_written(other, src.span, faults));
                 faults.add("alias-place", src.span, message, SRC_HINT);
             }
         }
@@ -39,6 +38,11 @@ pub(super) fn rule(file: &File, rule: &SshRule, faults: &mut Faults) {
     if let Some(list) = &rule.posture {
         postures(file, list, faults);
     }
+}
+
+/// A name in quotes, an address with the length it was given.
+fn as_written(alias: &Alias, span: Span, faults: &Faults) -> String {
+    faults.written(span).map_or_else(|| quote(&alias.to_string()), quote)
 }
 
 fn destinations(file: &File, rule: &SshRule, faults: &mut Faults) {
@@ -64,7 +68,7 @@ fn destinations(file: &File, rule: &SshRule, faults: &mut Faults) {
             ),
             Alias::User(_) | Alias::Domain(_) | Alias::Member | Alias::Own | Alias::Role(_) => {}
             other => {
-                let mut message = format!("invalid dst {}", quote(&other.to_string()));
+                let mut message = format!("invalid dst {}", as_written(other, dst.span, faults));
                 if *other == Alias::DangerAll {
                     message.push_str(": cannot use autogroup:danger-all as a dst");
                 }
@@ -88,23 +92,26 @@ pub(super) fn test(file: &File, test: &SshTest, faults: &mut Faults) {
             faults.add("ssh-test", dst.span, message, hint);
             continue;
         }
-        let disallowed = match Alias::parse(text) {
+        // Kinds with a text of their own; every other fault of a test is a test that fails (15).
+        let (disallowed, prefix) = match Alias::parse(text) {
             Ok(
                 Alias::User(_) | Alias::Tag(_) | Alias::Member | Alias::Tagged | Alias::Own | Alias::Role(_),
-            ) => false,
+            ) => (false, ""),
             // Even one that holds a single address.
-            Ok(Alias::Prefix(_)) => text.contains('/'),
+            Ok(Alias::Prefix(_)) => (text.contains('/'), ""),
             Ok(Alias::Host(name)) => {
-                file.hosts.get(&name).is_some_and(|h| h.value.prefix_len() != h.value.max_prefix_len())
+                let host = file.hosts.get(&name);
+                (host.is_some_and(|h| h.value.prefix_len() != h.value.max_prefix_len()), "")
             }
-            Ok(_) => true,
-            Err(_) => text.starts_with("autogroup:") || parse_prefix(text).is_some(),
+            Ok(Alias::Internet) => (true, ""),
+            Ok(_) => (true, "test(s) failed: "),
+            Err(_) => (text.starts_with("autogroup:"), "test(s) failed: "),
         };
         if disallowed {
             faults.add(
                 "ssh-test",
                 dst.span,
-                format!("SSH tests dst contains disallowed element {}", quote(text)),
+                format!("{prefix}SSH tests dst contains disallowed element {}", quote(text)),
                 "name a tag, a user, autogroup:self, or one address",
             );
         }

@@ -147,6 +147,20 @@ pub(super) fn ipsets(value: &Value<'_>, faults: &mut Faults) -> Named<String, Ip
     out
 }
 
+/// What is wrong with a tag's name, in the words of the public client's check of tags, one of which is
+/// captured (SEMANTICS.md 13).
+fn tag_flaw(name: &str) -> &'static str {
+    let Some(name) = name.strip_prefix("tag:") else {
+        return "tags must start with 'tag:'";
+    };
+    match name.chars().next() {
+        None => "tag names must not be empty",
+        Some(first) if !first.is_ascii_alphabetic() => "tag names must start with a letter, after 'tag:'",
+        Some(_) if name.len() > 63 => "tag names have at most 63 characters",
+        Some(_) => "tag names can only contain numbers, letters, or dashes",
+    }
+}
+
 pub(super) fn tag_owners(value: &Value<'_>, faults: &mut Faults) -> Named<Tag, Spanned<Alias>> {
     let mut out = BTreeMap::new();
     for member in map(value, "tagOwners", faults) {
@@ -155,7 +169,7 @@ pub(super) fn tag_owners(value: &Value<'_>, faults: &mut Faults) -> Named<Tag, S
             faults.add(
                 "tag-name",
                 member.name_span,
-                format!("{what}: tag names must start with a letter, after 'tag:'"),
+                format!("{what}: {}", tag_flaw(&member.name)),
                 "such as tag:server; after the first letter also digits, '-' and '.', 63 in all",
             );
             continue;

@@ -591,3 +591,28 @@ fn many_warnings_of_one_kind_leave_room_for_others() {
     assert_eq!((count("matches-nothing"), count("shadowed"), count("unused")), (10, 10, 1));
     assert!(found.iter().any(|w| w.hint.ends_with("(190 more like this)")), "{found:?}");
 }
+
+/// What tags and tests are told that were not captured: the public client's words for tags, an address
+/// with its length, and `test(s) failed` for what has no text of its own (SEMANTICS.md 13, 15).
+#[test]
+fn neighbours_of_captured_texts_follow_the_rule() {
+    let ssh_test = |dst: &str| with_names(&format!(r#""sshTests": [{{"src": "alice@", "dst": [{dst}]}}]"#));
+    for (text, message) in [
+        (r#"{"tagOwners": {"tag:": []}}"#.to_owned(), r#"tagOwners["tag:"]: tag names must not be empty"#),
+        (
+            r#"{"tagOwners": {"server": []}}"#.to_owned(),
+            r#"tagOwners["server"]: tags must start with 'tag:'"#,
+        ),
+        (
+            r#"{"tagOwners": {"tag:a_b": []}}"#.to_owned(),
+            r#"tagOwners["tag:a_b"]: tag names can only contain numbers, letters, or dashes"#,
+        ),
+        (ssh_between(r#""group:a""#, r#"" 10.0.0.1/32 ""#), r#"invalid dst "10.0.0.1/32""#),
+        (ssh_between(r#""10.0.0.1/24""#, r#""tag:server""#), r#"invalid src "10.0.0.1/24""#),
+        (ssh_test(r#""*""#), "test(s) failed"),
+        (ssh_test(r#""group:a""#), "test(s) failed"),
+        (ssh_test(r#""10.0.0.1/32""#), r#"SSH tests dst contains disallowed element "10.0.0.1/32""#),
+    ] {
+        refused(&text, message);
+    }
+}

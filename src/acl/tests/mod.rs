@@ -138,6 +138,39 @@ fn absent_rules_allow_and_empty_rules_deny() {
     assert!(Arc::ptr_eq(&rules, &default.filter_rules(NodeId(1))), "equal nodes share their rules");
 }
 
+/// SEMANTICS.md 6.3: nothing is taken out of `DstPorts`, neither of an ACL nor of a grant.
+#[test]
+fn destinations_written_twice_are_told_twice() {
+    for section in [
+        r#""acls": [{"action": "accept", "src": ["*"], "dst": ["tag:server:22", "tag:server:22"]}]"#,
+        r#""acls": [{"action": "accept", "src": ["*"], "dst": ["tag:server:22,22"]}]"#,
+        r#""grants": [{"src": ["*"], "dst": ["tag:server", "tag:server"], "ip": ["22"]}]"#,
+        r#""grants": [{"src": ["*"], "dst": ["tag:server"], "ip": ["22", "22"]}]"#,
+    ] {
+        let rules = compiled(&format!(r#"{{"tagOwners": {{"tag:server": []}}, {section}}}"#))
+            .filter_rules(NodeId(4))
+            .to_vec();
+        assert_eq!((rules.len(), rules[0].dst_ports.len()), (1, 4), "{section}");
+    }
+}
+
+/// SEMANTICS.md 8.2, 9.1: a companion's destinations are the sources, all of them; what is wider than a
+/// device is narrowed to it, and kept as it is where routes lie in it.
+#[test]
+fn the_companion_of_all_addresses_reaches_behind_routers() {
+    let compiled = compiled(
+        r#"{"tagOwners": {"tag:server": []}, "grants": [
+            {"src": ["autogroup:danger-all"], "dst": ["tag:server"], "app": {"tailscale.com/cap/drive": []}}]}"#,
+    );
+    let dsts = |node| -> Vec<String> {
+        let rules = compiled.filter_rules(NodeId(node));
+        rules.last().unwrap().cap_grant[0].dsts.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(dsts(1), ["100.64.1.2/32", "fd7a:115c:a1e0::1:2/128"]);
+    assert_eq!(dsts(5), ["0.0.0.0/0", "100.64.1.10/32", "fd7a:115c:a1e0::1:a/128"]);
+    assert_eq!(dsts(6).len(), 2, "exit routes are no subnet routes");
+}
+
 #[test]
 fn old_spellings_and_comment_members_are_read() {
     let text = r##"{"ACLs": [{"#note": 1, "action": "accept", "users": ["alice@"], "ports": ["bob@example.com:22"]}]}"##;

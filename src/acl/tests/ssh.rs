@@ -155,3 +155,35 @@ fn people_of_a_role_are_sources_and_destinations() {
     let rules = policy(&ops).compile(&world).client_ssh_rules(NodeId(4));
     assert!(lets_in(&rules, 3, "root") && !lets_in(&rules, 1, "root"));
 }
+
+#[test]
+fn a_tagged_source_counts_once_for_each_of_its_tags() {
+    let mut world = world();
+    let both = ["tag:router", "tag:exit"].map(|t| Tag::parse(t).unwrap());
+    add(&mut world, 7, Owner::Tags(Tags::new(both).unwrap()), &[]);
+    let ip = world.nodes[&NodeId(7)].ipv4.to_string();
+    for src in [r#""autogroup:tagged""#, r#""tag:router""#, r#""tag:router", "tag:exit""#] {
+        let rule = rule("accept", src, r#""tag:server""#, r#""root""#, "");
+        let rules = policy(&rule).compile(&world).ssh_rules(NodeId(4), "https://unused");
+        let times = rules[0].principals.iter().filter(|p| p.node_ip == ip).count();
+        assert_eq!((rules.len(), times), (1, 2), "{src}");
+    }
+}
+
+/// A second tag is another principal: whoever receives the rule is to be told, though nobody entered or
+/// left its sources.
+#[test]
+fn one_tag_more_on_a_source_concerns_the_destinations() {
+    let mut world = world();
+    let rules = policy(&rule("accept", r#""tag:router""#, r#""tag:server""#, r#""root""#, ""));
+    let before = rules.compile(&world);
+    let both = ["tag:router", "tag:exit"].map(|t| Tag::parse(t).unwrap());
+    let node = world.nodes.get_mut(&NodeId(5)).unwrap();
+    node.owner = Owner::Tags(Tags::new(both).unwrap());
+    let change = WorldChange { nodes: [(NodeId(5), Some(node.clone()))].into(), ..WorldChange::default() };
+    let (after, touched) = before.update(&change);
+    let wire = |compiled: &Compiled| compiled.ssh_rules(NodeId(4), "https://unused");
+    assert_ne!(wire(&before), wire(&after));
+    assert_eq!(wire(&after), wire(&rules.compile(&world)));
+    assert!(touched.all || touched.nodes.contains(&NodeId(4)) || touched.filters.contains(&NodeId(4)));
+}

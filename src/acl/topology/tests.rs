@@ -32,6 +32,19 @@ fn every_field_may_be_missing_or_null() {
 }
 
 #[test]
+fn mail_domains_that_are_not_given_are_those_of_the_users() {
+    let domains = |tailnet: &str| -> Vec<String> {
+        let users = r#"[{"name": "odin", "email": "odin@example.com"}, {"name": "local"}]"#;
+        let net = read(&format!(r#"{{"tailnet": {tailnet}, "users": {users}}}"#));
+        net.world().domains.iter().cloned().collect()
+    };
+    assert_eq!(domains("null"), ["example.com"]);
+    assert_eq!(domains(r#"{"domains": null}"#), ["example.com"]);
+    assert_eq!(domains(r#"{"domains": ["example.org"]}"#), ["example.org"]);
+    assert!(domains(r#"{"domains": []}"#).is_empty());
+}
+
+#[test]
 fn faults_name_their_place() {
     assert!(refused("{\n \"nodes\": {\"a\": {\"ipv4\": \"x\"}}}").starts_with("line 2, column "));
     assert!(refused("{").starts_with("line 1, column 1: EOF"));
