@@ -343,54 +343,60 @@ impl Layer<'_> {
         let via = self.via(&grant.via);
         let own = grant.dst.iter().any(|d| d.value == Alias::Own);
         let dsts: Vec<&Alias> = grant.dst.iter().map(|d| &d.value).filter(|d| **d != Alias::Own).collect();
-        let own_first = own
-            && grant.dst.first().is_some_and(|d| d.value == Alias::Own)
-            && grant.dst.iter().all(|d| d.value.is_autogroup());
-        for (protocol, ports) in by_protocol(grant) {
-            let ports: Arc<[PortRange]> = ports.into();
-            let form = via.map_or(Form::Dest, Form::Via);
-            // A name written twice is told twice: nothing is left out of lists of destinations (6.3).
-            let names = dsts.iter().map(|dst| self.name(dst, form));
-            let parts: Box<[Part]> = names.map(|name| Part { name, ports: ports.clone() }).collect();
-            let kind = if via.is_some() { Kind::ViaPorts(parts) } else { Kind::Ports(parts) };
-            let global = (!dsts.is_empty()).then(|| unit(list, protocol, kind));
-            let own = own.then(|| unit(list, protocol, Kind::OwnPorts(ports.to_vec().into())));
-            let both = if own_first { [own, global] } else { [global, own] };
-            self.plan.units.extend(both.into_iter().flatten());
+        // All that the others are given comes before all of self.
+        let ports = by_protocol(grant);
+        if !dsts.is_empty() {
+            for (protocol, ports) in &ports {
+                let ports: Arc<[PortRange]> = ports.as_slice().into();
+                let form = via.map_or(Form::Dest, Form::Via);
+                // A name written twice is told twice: nothing is left out of lists of destinations (6.3).
+                let names = dsts.iter().map(|dst| self.name(dst, form));
+                let parts: Box<[Part]> = names.map(|name| Part { name, ports: ports.clone() }).collect();
+                let kind = if via.is_some() { Kind::ViaPorts(parts) } else { Kind::Ports(parts) };
+                self.plan.units.push(unit(list, *protocol, kind));
+            }
+            if !grant.app.is_empty() {
+                self.app(grant, (list, posture), via, &dsts, unit);
+            }
         }
-        if grant.app.is_empty() {
-            return;
+        if own {
+            for (protocol, ports) in ports {
+                self.plan.units.push(unit(list, protocol, Kind::OwnPorts(ports.into())));
+            }
+            if via.is_none() && !grant.app.is_empty() {
+                let caps = Arc::new(cap_map(&grant.app));
+                self.plan.units.push(unit(list, None, Kind::OwnApp { caps, companion: false }));
+                for caps in companions(grant) {
+                    self.plan.units.push(unit(list, None, Kind::OwnApp { caps, companion: true }));
+                }
+            }
         }
+    }
+
+    /// The capabilities of a grant at all its destinations but `autogroup:self`.
+    fn app(
+        &mut self,
+        grant: &Grant,
+        (list, posture): (Id, Id),
+        via: Option<Id>,
+        dsts: &[&Alias],
+        unit: impl Fn(Id, Option<u8>, Kind) -> Unit,
+    ) {
         if let Some(via) = via {
             let names = dsts.iter().map(|d| self.name(d, Form::Via(via))).collect();
             self.plan.units.push(unit(list, None, Kind::ViaApp(names)));
             return;
         }
         let caps = Arc::new(cap_map(&grant.app));
-        if !dsts.is_empty() {
-            let elements = dsts.iter().map(|d| [self.name(d, Form::App(0))].into()).collect();
-            let kind = Kind::App { elements, caps: caps.clone(), companion: false };
-            self.plan.units.push(unit(list, None, kind));
-        }
-        if own {
-            self.plan.units.push(unit(list, None, Kind::OwnApp { caps, companion: false }));
-        }
-        for (name, companion) in COMPANIONS {
-            if !grant.app.contains_key(name) {
-                continue;
-            }
-            let caps = Arc::new(CapMap::from([(companion.to_owned(), None)]));
-            if !dsts.is_empty() {
-                let back = dsts.iter().map(|d| self.name(d, Form::Source(0))).collect();
-                let back = self.list_of(back);
-                let sources: Box<[Id]> =
-                    grant.src.iter().map(|s| self.name(&s.value, Form::App(posture))).collect();
-                let kind = Kind::App { elements: [sources].into(), caps: caps.clone(), companion: true };
-                self.plan.units.push(unit(back, None, kind));
-            }
-            if own {
-                self.plan.units.push(unit(list, None, Kind::OwnApp { caps, companion: true }));
-            }
+        let elements = dsts.iter().map(|d| [self.name(d, Form::App(0))].into()).collect();
+        self.plan.units.push(unit(list, None, Kind::App { elements, caps, companion: false }));
+        for caps in companions(grant) {
+            let back = dsts.iter().map(|d| self.name(d, Form::Source(0))).collect();
+            let back = self.list_of(back);
+            let sources: Box<[Id]> =
+                grant.src.iter().map(|s| self.name(&s.value, Form::App(posture))).collect();
+            let kind = Kind::App { elements: [sources].into(), caps, companion: true };
+            self.plan.units.push(unit(back, None, kind));
         }
     }
 
@@ -479,6 +485,12 @@ const COMPANIONS: [(&str, &str); 2] = [
 
 fn cap_map(app: &AppCaps) -> CapMap {
     app.iter().map(|(name, values)| (name.clone(), Some(values.clone()))).collect()
+}
+
+/// What the capabilities of a grant give the other way, each by itself (8.2).
+fn companions(grant: &Grant) -> impl Iterator<Item = Arc<CapMap>> + '_ {
+    let given = COMPANIONS.iter().filter(|(name, _)| grant.app.contains_key(*name));
+    given.map(|(_, companion)| Arc::new(CapMap::from([((*companion).to_owned(), None)])))
 }
 
 /// Ports per distinct protocol, in order of first appearance (6.1).

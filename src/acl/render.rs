@@ -107,8 +107,8 @@ impl Inner {
                     piece(Some((list.key, unit.protocol)), ports, Vec::new())
                 }
             }
-            // An empty list of sources is sent as one (6.1), but nobody is nobody's companion.
-            Kind::App { elements, caps, companion } if !(*companion && list.empty) => {
+            // An empty list of sources is sent as one (6.1), that of a companion too.
+            Kind::App { elements, caps, .. } => {
                 let mine = parts.iter().filter_map(|p| elements.get(*p as usize));
                 let grants: Vec<CapGrant> = mine
                     .filter_map(|names| {

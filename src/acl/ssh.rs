@@ -260,7 +260,7 @@ fn lets_in(ground: &Ground, rule: &Rule, to: usize, login: &str) -> Bits {
         return Bits::default();
     }
     let mut from = Bits::default();
-    applies(ground, rule, to).iter().for_each(|part| from.add(part));
+    applies(ground, rule, to).iter().for_each(|(part, _)| from.add(part));
     if common {
         return from;
     }
@@ -273,8 +273,9 @@ pub(super) fn devices(ground: &Ground, slot: usize) -> Option<&Bits> {
     ground.by_user.get(&ground.nodes.get(slot)?.user?).map(|nodes| &**nodes)
 }
 
-/// The sources of one rule for the node in `slot`, a set for each way it concerns it (12.2, 12.3).
-fn applies(ground: &Ground, rule: &Rule, slot: usize) -> Vec<Bits> {
+/// The sources of one rule for the node in `slot`, a set for each way it concerns it (12.2, 12.3), and
+/// whether tagged nodes in it count once for each of their tags.
+fn applies(ground: &Ground, rule: &Rule, slot: usize) -> Vec<(Bits, bool)> {
     let mut out = Vec::new();
     let own = devices(ground, slot);
     let among = |own: &Bits| {
@@ -283,27 +284,32 @@ fn applies(ground: &Ground, rule: &Rule, slot: usize) -> Vec<Bits> {
         from
     };
     if let Some(own) = own.filter(|_| rule.own) {
-        out.push(among(own));
+        out.push((among(own), false));
     }
     if rule.dests.get(slot) {
-        out.push(rule.sources.clone());
+        out.push((rule.sources.clone(), true));
     } else if !rule.domains.is_empty() && !rule.dests.is_empty() && rule.sources.get(slot) {
         // Seen on the hosted service and on no page of its manual: with localpart, sources are given
         // the rule too, for their own person's nodes (`ssh-e5`, `ssh-e6`, `ssh-f5`).
-        out.push(own.map_or_else(|| [slot].into_iter().collect(), among));
+        out.push((own.map_or_else(|| [slot].into_iter().collect(), among), false));
     }
     out
 }
 
 /// One entry for all sources, or with localpart one or two for each person (12.3).
-fn split(ground: &Ground, number: usize, rule: &Rule, from: &Bits, out: &mut Vec<Entry>) {
+fn split(ground: &Ground, number: usize, rule: &Rule, part: &(Bits, bool), out: &mut Vec<Entry>) {
+    let (from, by_tag) = part;
+    let counted = |slots: &mut dyn Iterator<Item = usize>| match by_tag {
+        true => by_tags(ground, slots),
+        false => slots.collect(),
+    };
     let mut push = |from: Vec<usize>, logins: Logins| {
         if !from.is_empty() {
             out.push(Entry { number, kind: rule.kind, from, logins });
         }
     };
     if rule.domains.is_empty() {
-        push(counted(ground, from.iter()), rule.logins.clone());
+        push(counted(&mut from.iter()), rule.logins.clone());
         return;
     }
     let mut people: BTreeMap<UserId, Vec<usize>> = BTreeMap::new();
@@ -320,12 +326,12 @@ fn split(ground: &Ground, number: usize, rule: &Rule, from: &Bits, out: &mut Vec
             push(slots, Logins::from([(local.to_owned(), local.to_owned())]));
         }
     }
-    push(counted(ground, tagged.into_iter()), rule.logins.clone());
+    push(counted(&mut tagged.into_iter()), rule.logins.clone());
 }
 
-/// Slots as often as they count: a tagged node once for each of its tags, whichever tag makes it a
-/// source (12.2.5).
-fn counted(ground: &Ground, slots: impl Iterator<Item = usize>) -> Vec<usize> {
+/// Slots as often as they count at a destination: a tagged node once for each of its tags, whichever tag
+/// makes it a source (12.2.5).
+fn by_tags(ground: &Ground, slots: impl Iterator<Item = usize>) -> Vec<usize> {
     let times = |slot: usize| ground.nodes.get(slot).map_or(1, |n| n.node.owner.tags().count().max(1));
     slots.flat_map(|slot| std::iter::repeat_n(slot, times(slot))).collect()
 }

@@ -171,6 +171,32 @@ fn the_companion_of_all_addresses_reaches_behind_routers() {
     assert_eq!(dsts(6).len(), 2, "exit routes are no subnet routes");
 }
 
+/// SEMANTICS.md 6.1 and 8.2, read for lists of both kinds: what a grant gives others stands before what it
+/// gives `autogroup:self`, and a companion of nobody is told like capabilities from nobody.
+#[test]
+fn a_grant_gives_others_first_and_companions_even_of_nobody() {
+    let grant = |dst: &str, rest: &str| {
+        let text =
+            format!(r#"{{"groups": {{"group:e": []}}, "grants": [{{"src": ["alice@"], "dst": {dst}, {rest}}}]}}"#);
+        compiled(&text).filter_rules(NodeId(1)).to_vec()
+    };
+    let both = r#""ip": ["tcp:1", "udp:2"], "app": {"tailscale.com/cap/drive": [{}]}"#;
+    let alone = grant(r#"["alice@"]"#, both);
+    let own = grant(r#"["autogroup:self"]"#, both);
+    let mixed = grant(r#"["autogroup:self", "alice@"]"#, both);
+    assert_eq!((alone.len(), own.len()), (4, 4));
+    // Ports with the same sources merge into the first place (6.7); capabilities never do.
+    let caps = |rules: &[FilterRule]| -> Vec<FilterRule> {
+        rules.iter().filter(|r| !r.cap_grant.is_empty()).cloned().collect()
+    };
+    assert_eq!(caps(&mixed), [caps(&alone), caps(&own)].concat());
+
+    let nobody = grant(r#"["group:e"]"#, r#""app": {"tailscale.com/cap/relay": []}"#);
+    assert_eq!(nobody.len(), 1, "{nobody:?}");
+    assert!(nobody[0].src_ips.is_empty());
+    assert!(nobody[0].cap_grant[0].cap_map.contains_key("tailscale.com/cap/relay-target"));
+}
+
 #[test]
 fn old_spellings_and_comment_members_are_read() {
     let text = r##"{"ACLs": [{"#note": 1, "action": "accept", "users": ["alice@"], "ports": ["bob@example.com:22"]}]}"##;

@@ -187,3 +187,14 @@ fn one_tag_more_on_a_source_concerns_the_destinations() {
     assert_eq!(wire(&after), wire(&rules.compile(&world)));
     assert!(touched.all || touched.nodes.contains(&NodeId(4)) || touched.filters.contains(&NodeId(4)));
 }
+
+/// SEMANTICS.md 12.3: a source that is no destination is told of itself once.
+#[test]
+fn a_source_with_localpart_is_told_of_itself_once() {
+    let mut world = world();
+    let both = ["tag:router", "tag:exit"].map(|t| Tag::parse(t).unwrap());
+    add(&mut world, 7, Owner::Tags(Tags::new(both).unwrap()), &[]);
+    let rule = rule("accept", r#""tag:router""#, r#""tag:server""#, r#""localpart:*@example.com""#, "");
+    let told = policy(&rule).compile(&world).ssh_rules(NodeId(7), "https://unused");
+    assert_eq!((told.len(), told[0].principals.len()), (1, 2), "both addresses: {told:?}");
+}
