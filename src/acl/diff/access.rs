@@ -256,6 +256,13 @@ pub(super) fn without(a: &Access, b: &Access) -> Access {
 }
 
 impl Access {
+    /// What of it lies behind a node, in `range`.
+    pub(super) fn behind(mut self, range: Range) -> Self {
+        self.ports.retain(|place, _| place.to.is_some_and(|to| to.overlaps(range)));
+        self.apps.clear();
+        self
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.ports.is_empty() && self.apps.is_empty()
     }

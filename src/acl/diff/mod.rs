@@ -1,10 +1,17 @@
 //! Who gains and who loses what between two policies for the same world. Only what a changed rule touches
 //! is looked at; nodes of equal standing in both policies are one class, and classes that gain the same
-//! at the same places are told together, as people and tags.
+//! at the same places are told together, as people and tags. What is no access between two devices
+//! (attributes, approval, ways, posture, options) is found by the parts under `others`.
 
 mod access;
+mod approvals;
+mod attributes;
+mod options;
+mod others;
+mod postures;
 mod rows;
 mod ssh;
+mod ways;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -16,6 +23,8 @@ use super::compile::Inner;
 use super::plan::{Form, Id, Kind, Shape, Unit};
 use super::ranges::Bits;
 use access::{Sender, without, words};
+
+pub use others::{Effect, OtherChange, OtherKind};
 
 /// Pairs of classes that are compared at most per direction; a change that touches more is told as "at
 /// least so much".
@@ -61,7 +70,11 @@ pub(super) fn diff(old: &Inner, new: &Inner, limit: usize) -> AccessDiff {
         list.extend(ssh);
         rows::widest(list, limit)
     };
+    let (other, other_total, other_lost) = others::others(old, new, limit);
     AccessDiff {
+        other,
+        other_total,
+        other_lost,
         gained_total: gained.total + ssh_gained_total,
         lost_total: lost.total + ssh_lost_total,
         gained: list(new, &gained, ssh_gained),
