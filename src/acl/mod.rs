@@ -376,6 +376,13 @@ impl Compiled {
         stats::stats(self)
     }
 
+    /// Whether `from` reaches any port of `to` itself by this policy that it does not reach by `other`, which
+    /// is compiled for the same world.
+    #[must_use]
+    pub fn opens_beyond(&self, other: &Self, from: NodeId, to: NodeId) -> bool {
+        diff::opens_beyond(&self.inner, &other.inner, from, to)
+    }
+
     /// All peers of `node` in order of id, without itself.
     #[must_use]
     pub fn peers(&self, node: NodeId) -> Vec<NodeId> {

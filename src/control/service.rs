@@ -19,7 +19,7 @@ use super::presence::Hub;
 use super::state::{Draft, Tailnet};
 use super::strangers::Strangers;
 pub use super::types::{
-    Actor, AdminError, AuthKeyView, ControlStats, LoginView, NewAuthKey, NewAuthKeyRequest, NodeView,
+    Actor, AdminError, AuthKeyView, Comparison, ControlStats, LoginView, NewAuthKey, NewAuthKeyRequest, NodeView,
     PolicyOutcome, Settings, UserView,
 };
 use super::{admin, policies, views};

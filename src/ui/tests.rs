@@ -210,11 +210,12 @@ fn diff() -> AccessDiff {
         lost: vec![change("alice@", "tag:db", "tcp 22, 5432"), change("node 5", "tag:db", "all ports")],
         gained_total: 1,
         lost_total: 12,
+        ..AccessDiff::default()
     }
 }
 
 fn outcome(diff: AccessDiff) -> PolicyOutcome {
-    PolicyOutcome { version: 2, diff, warnings: Vec::new(), applied: false, cuts_author: None }
+    PolicyOutcome { version: 2, diff, warnings: Vec::new(), applied: false, unchanged: false, cuts_author: None }
 }
 
 fn message(code: u16) -> Message {

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::super::compile::Inner;
 use super::super::ranges::Bits;
-use super::others::{Effect, Members, Named, OtherKind, Others, Told, clipped, join};
+use super::others::{Effect, Members, Named, OtherKind, Others, Told, clipped, join, some};
 
 /// Every device has these (SEMANTICS.md 10).
 const EVERYBODYS: [&str; 3] =
@@ -16,8 +16,6 @@ const NO_IPV4: &str = "disable-ipv4";
 const RANDOM_PORT: &str = "randomize-client-port";
 /// Devices whose app values are compared one by one.
 const BUDGET: usize = 200_000;
-/// Values of one app that are shown.
-const VALUES: usize = 2;
 
 /// What `nodeAttrs` of one policy give.
 #[derive(Default)]
@@ -155,7 +153,7 @@ fn option(all: &mut Others<'_>, name: &str, before: &Named<'_>, after: &Named<'_
 
 /// One app: who has it now, who no longer, and whose values are others.
 fn app<'a>(all: &mut Others<'a>, name: &str, before: &App<'a>, after: &App<'a>, spent: &mut usize) {
-    let values = |app: &App<'_>, of: &Bits| -> Vec<String> {
+    let values = |app: &App<'_>, of: &Bits| -> BTreeSet<String> {
         app.values.iter().filter(|(_, who)| who.meets(of)).map(|(text, _)| text.clone()).collect()
     };
     let told = |effect, text: String| Told::new(OtherKind::App, effect, format!("app {}{text}", clipped(name)));
@@ -212,27 +210,15 @@ fn app<'a>(all: &mut Others<'a>, name: &str, before: &App<'a>, after: &App<'a>, 
         groups.entry(key).or_default().set(at);
     }
     for ([gone, come], nodes) in groups {
-        let owned = |list: Vec<&str>| list.into_iter().map(str::to_owned).collect::<Vec<_>>();
+        let owned = |list: Vec<&str>| list.into_iter().map(str::to_owned).collect::<BTreeSet<_>>();
         let (gone, come) = (some(&owned(gone)), some(&owned(come)));
         let text = match (gone.is_empty(), come.is_empty()) {
-            (false, false) => format!("{come}, no longer{gone}"),
+            (false, false) => format!("{come} instead of{gone}"),
             (true, _) => format!(" also{come}"),
             (_, true) => format!(" no longer{gone}"),
         };
         all.devices(&nodes, told(Effect::Changed, text));
     }
-}
-
-/// Some values, with a space before.
-fn some(values: &[String]) -> String {
-    if values.is_empty() {
-        return String::new();
-    }
-    let mut words: Vec<String> = values.iter().take(VALUES).map(|v| clipped(v)).collect();
-    if values.len() > VALUES {
-        words.push(format!("{} more", values.len() - VALUES));
-    }
-    format!(" {}", join(words, "and"))
 }
 
 fn pools(all: &mut Others<'_>, was: &Given<'_>, is: &Given<'_>) {

@@ -16,7 +16,7 @@ mod ways;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::keys::UserId;
+use crate::keys::{NodeId, UserId};
 
 use super::AccessDiff;
 use super::compile::Inner;
@@ -81,6 +81,21 @@ pub(super) fn diff(old: &Inner, new: &Inner, limit: usize) -> AccessDiff {
         lost: list(old, &lost, ssh_lost),
         exact: all_lost && all_gained && ssh_all_lost && ssh_all_gained,
     }
+}
+
+/// Whether `from` reaches any port of `to` itself by `policy` and not by `other`, over whichever family.
+pub(super) fn opens_beyond(policy: &Inner, other: &Inner, from: NodeId, to: NodeId) -> bool {
+    let ports = |policy: &Inner| {
+        let [from, to] = [from, to].map(|id| policy.ground.index.get(&id).copied());
+        let user = |at: Option<usize>| policy.ground.nodes.get(at?)?.user;
+        let same = user(from).is_some() && user(from) == user(to);
+        Sender::new(policy, from).ports(to, same)
+    };
+    let (mine, theirs) = (ports(policy), ports(other));
+    mine.iter().any(|(protocol, ranges)| {
+        let kept = theirs.get(protocol).map_or(&[][..], Vec::as_slice);
+        ranges.iter().any(|(first, last)| !kept.iter().any(|(from, to)| from <= first && last <= to))
+    })
 }
 
 /// Whether a unit gives anybody anything.

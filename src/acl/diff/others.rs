@@ -19,6 +19,8 @@ use super::{approvals, attributes, options, postures, ways};
 const TOLD: usize = 10_000;
 /// Letters of a value that are shown.
 const SHOWN: usize = 100;
+/// Values of one thing that are shown.
+const VALUES: usize = 2;
 /// Who a change concerns that concerns everybody.
 const NETWORK: &str = "the whole network";
 
@@ -268,6 +270,18 @@ pub(super) fn join(mut words: Vec<String>, last_word: &str) -> String {
         Some(last) => format!("{} {last_word} {last}", words.join(", ")),
         None => String::new(),
     }
+}
+
+/// Values, with a space before each.
+pub(super) fn some(values: &BTreeSet<String>) -> String {
+    if values.is_empty() {
+        return String::new();
+    }
+    let mut words: Vec<String> = values.iter().take(VALUES).map(|v| clipped(v)).collect();
+    if values.len() > VALUES {
+        words.push(format!("{} more", values.len() - VALUES));
+    }
+    format!(" {}", join(words, "and"))
 }
 
 /// A value, cut where it gets long.
