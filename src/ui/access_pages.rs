@@ -29,14 +29,14 @@ pub(super) struct ChangeRow {
 
 /// A change that is not access.
 pub(super) struct OtherRow {
-    /// `+`, `−` or `~`.
-    pub(super) sign: char,
+    /// Class of its sign.
+    pub(super) tone: &'static str,
+    /// `gains`, `loses`, or nothing where something is another one.
+    pub(super) verb: &'static str,
     pub(super) who: String,
     pub(super) what: String,
     /// Some of the devices by name.
     pub(super) devices: String,
-    /// It has to be confirmed.
-    pub(super) takes: bool,
 }
 
 /// Who gains and who loses.
@@ -74,16 +74,17 @@ impl DiffView {
             };
             list.iter().take(SHOWN).map(row).collect()
         };
+        let tone = |c: &OtherChange| match c.effect {
+            Effect::Gained => ("more", " gains"),
+            Effect::Lost => ("less", " loses"),
+            Effect::Changed => ("else", ":"),
+        };
         let other = |c: &OtherChange| OtherRow {
-            sign: match c.effect {
-                Effect::Gained => '+',
-                Effect::Lost => '−',
-                Effect::Changed => '~',
-            },
+            tone: tone(c).0,
+            verb: tone(c).1,
             who: clean(&c.who, 200),
             what: clean(&c.what, 400),
             devices: some(&c.nodes),
-            takes: c.takes_away,
         };
         let other: Vec<OtherRow> = diff.other.iter().take(SHOWN).map(other).collect();
         let (gained, lost) = (rows(&diff.gained), rows(&diff.lost));
