@@ -19,8 +19,9 @@ use tokio::task::JoinSet;
 
 use super::error::ApiError;
 use super::types::{
-    Approve, AuthKey, ComparePolicies, Compared, CountPolicy, CreateAuthKey, CreatedAuthKey, ExplainPolicy, Link,
-    Login, Name, Node, Outcome, Policy, PolicyEntry, Role, Rollback, Routes, SetPolicy, Status, Tags, User,
+    Approve, AuthKey, ComparePolicies, Compared, CountPolicy, CreateAuthKey, CreatedAuthKey, ExplainPolicy,
+    Link, Login, Name, Node, Outcome, Policy, PolicyEntry, Role, Rollback, Routes, SetPolicy, Status, Tags,
+    User,
 };
 use crate::control::service::{Actor, AdminError, Control, NewAuthKeyRequest};
 use crate::model::Tag;

@@ -138,9 +138,7 @@ fn option(all: &mut Others<'_>, name: &str, before: &Named<'_>, after: &Named<'_
     let told = match (name, on) {
         (NO_IPV4, true) => Told::new(OtherKind::Option, Effect::Lost, "IPv4 (disableIPv4)").taking(true),
         (NO_IPV4, false) => Told::new(OtherKind::Option, Effect::Gained, "IPv4 (no disableIPv4 any more)"),
-        (_, true) => {
-            Told::new(OtherKind::Option, Effect::Gained, "a random UDP port (randomizeClientPort)")
-        }
+        (_, true) => Told::new(OtherKind::Option, Effect::Gained, "a random UDP port (randomizeClientPort)"),
         (_, false) => Told::new(OtherKind::Option, Effect::Lost, "a random UDP port (randomizeClientPort)"),
     };
     let nodes = if on { came } else { went };
@@ -156,7 +154,8 @@ fn app<'a>(all: &mut Others<'a>, name: &str, before: &App<'a>, after: &App<'a>, 
     let values = |app: &App<'_>, of: &Bits| -> BTreeSet<String> {
         app.values.iter().filter(|(_, who)| who.meets(of)).map(|(text, _)| text.clone()).collect()
     };
-    let told = |effect, text: String| Told::new(OtherKind::App, effect, format!("app {}{text}", clipped(name)));
+    let told =
+        |effect, text: String| Told::new(OtherKind::App, effect, format!("app {}{text}", clipped(name)));
     for (effect, one, other) in [(Effect::Gained, after, before), (Effect::Lost, before, after)] {
         let nodes = one.all.more_than(&other.all);
         let text = match effect {

@@ -110,7 +110,9 @@ fn in_force(outcome: &Outcome, comment: &str, printer: &Printer) -> Result<(), F
         if outcome.unchanged {
             let comment = if comment.trim().is_empty() { "" } else { ", the comment neither" };
             let version = outcome.version;
-            return format!("unchanged: policy {version} is in force with this text; nothing was stored{comment}");
+            return format!(
+                "unchanged: policy {version} is in force with this text; nothing was stored{comment}"
+            );
         }
         format!("policy {} is in force: {}", outcome.version, summary("changed", &outcome.diff))
     })
@@ -194,7 +196,9 @@ fn at_stake(seen: &Outcome) -> Option<String> {
     let least = if exact { "" } else { "at least " };
     let first = seen.diff.other.iter().find(|change| change.takes_away);
     match (lost, exact, other) {
-        (0, true, 0) => seen.cuts_author.as_ref().map(|_| "takes away your own way to this server".to_owned()),
+        (0, true, 0) => {
+            seen.cuts_author.as_ref().map(|_| "takes away your own way to this server".to_owned())
+        }
         (0, true, 1) => {
             let first = first.map_or_else(String::new, |c| format!(" ({}: {})", c.who, c.what));
             Some(format!("takes something away beside access{first}"))
@@ -204,7 +208,8 @@ fn at_stake(seen: &Outcome) -> Option<String> {
             Some("touches too much for all of it to be looked at, so somebody may lose access".to_owned())
         }
         (_, _, other) => {
-            let other = if other > 0 { format!(", and {other} thing(s) beside access") } else { String::new() };
+            let other =
+                if other > 0 { format!(", and {other} thing(s) beside access") } else { String::new() };
             Some(format!("takes access away from {least}{lost} pair(s) of devices{other}"))
         }
     }
@@ -255,7 +260,10 @@ mod tests {
         let asked = |outcome: &Outcome| at_stake(outcome).unwrap_or_default();
         assert_eq!(at_stake(&lost(0, true, 0)), None);
         assert!(asked(&lost(3, true, 0)).ends_with("from 3 pair(s) of devices"));
-        assert!(asked(&lost(3, false, 2)).ends_with("from at least 3 pair(s) of devices, and 2 thing(s) beside access"));
+        assert!(
+            asked(&lost(3, false, 2))
+                .ends_with("from at least 3 pair(s) of devices, and 2 thing(s) beside access")
+        );
         assert!(asked(&lost(0, false, 0)).contains("may lose access"), "not all of it was looked at");
         assert!(asked(&lost(0, true, 1)).ends_with("beside access (tag:web: attribute funnel)"));
         assert!(asked(&lost(0, true, 2)).contains("2 things"));
@@ -273,10 +281,18 @@ mod tests {
         let diff = Diff { other: rows, other_total: 5, exact: true, ..Diff::default() };
         assert_eq!(
             changes(&diff),
-            ["+ tag:web: attribute a", "- tag:web: b\u{fffd}", "~ tag:web: c", "~ and 2 more other change(s)"]
+            [
+                "+ tag:web: attribute a",
+                "- tag:web: b\u{fffd}",
+                "~ tag:web: c",
+                "~ and 2 more other change(s)"
+            ]
         );
         assert_eq!(summary("changed", &diff), "no access changes, 5 other changes");
         let both = Diff { gained_total: 1, other_total: 1, ..diff };
-        assert_eq!(summary("changed", &both), "changed: 1 pair(s) gain access, 0 lose access, 1 other change");
+        assert_eq!(
+            summary("changed", &both),
+            "changed: 1 pair(s) gain access, 0 lose access, 1 other change"
+        );
     }
 }
