@@ -454,7 +454,7 @@ pub struct AccessDiff {
     /// False when the change touches so much that not all of it was looked at: the counts are lower
     /// bounds then.
     pub exact: bool,
-    /// What changes beside access: attributes, automatic approval, ways, posture, options.
+    /// What changes beside access: attributes, automatic approval, tag owners, ways, posture, options.
     pub other: Vec<OtherChange>,
     /// How many such changes there are.
     pub other_total: u64,

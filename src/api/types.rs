@@ -413,7 +413,8 @@ impl From<AccessChange> for Change {
 /// Something else that changes with the policy; names as people know them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OtherChange {
-    /// `relay`, `option`, `attribute`, `app`, `posture`, `way`, `approval`, `ip-pool`.
+    /// `relay`, `option`, `attribute`, `app`, `posture`, `way`, `approval`, `tag-owner`,
+    /// `ip-pool`.
     pub kind: String,
     /// `gained`, `lost`, `changed`.
     pub effect: String,

@@ -8,6 +8,7 @@ mod approvals;
 mod attributes;
 mod options;
 mod others;
+mod owners;
 mod postures;
 mod rows;
 mod ssh;

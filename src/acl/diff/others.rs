@@ -1,5 +1,5 @@
-//! What changes between two policies beside who reaches whom: attributes, automatic approval, the way of
-//! flows, posture, options of the whole network. Each part finds its own; here they are put in rows, as
+//! What changes between two policies beside who reaches whom: attributes, automatic approval, tag owners,
+//! the way of flows, posture, options of the whole network. Each part finds its own; here they are put in rows, as
 //! people and tags.
 
 use std::collections::{BTreeSet, HashMap};
@@ -13,7 +13,7 @@ use super::super::compile::Inner;
 use super::super::ranges::Bits;
 use super::super::resolve::Resolver;
 use super::rows::{Identities, some_ids};
-use super::{approvals, attributes, options, postures, ways};
+use super::{approvals, attributes, options, owners, postures, ways};
 
 /// Rows that are put in words; further ones are only counted.
 const TOLD: usize = 10_000;
@@ -42,6 +42,8 @@ pub enum OtherKind {
     Way,
     /// Something `autoApprovers` approve.
     Approval,
+    /// Who may put a tag on a device.
+    TagOwner,
     /// Where new addresses come from.
     IpPool,
 }
@@ -58,6 +60,7 @@ impl OtherKind {
             Self::Posture => "posture",
             Self::Way => "way",
             Self::Approval => "approval",
+            Self::TagOwner => "tag-owner",
             Self::IpPool => "ip-pool",
         }
     }
@@ -172,6 +175,11 @@ impl Others<'_> {
         self.put(told, list.len(), |all| (listed(names), some_ids(all.new, &list)));
     }
 
+    /// A change for people, whatever devices they have.
+    pub(super) fn people(&mut self, who: String, told: Told) {
+        self.put(told, 0, |_| (who, Vec::new()));
+    }
+
     /// A change for everybody.
     pub(super) fn network(&mut self, told: Told) {
         let all = self.new.ground.all.len();
@@ -185,6 +193,7 @@ pub(super) fn others(old: &Inner, new: &Inner, limit: usize) -> (Vec<OtherChange
     options::find(&mut all);
     attributes::find(&mut all);
     approvals::find(&mut all);
+    owners::find(&mut all);
     ways::find(&mut all);
     postures::find(&mut all);
     let Others { mut rows, total, lost, .. } = all;

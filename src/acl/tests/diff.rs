@@ -172,6 +172,31 @@ fn approval_is_told_once_for_the_widest_network() {
 }
 
 #[test]
+fn who_may_put_tags_on_devices_is_told() {
+    let with = |owners: &str, members: &str| {
+        compiled(&format!(
+            r#"{{"groups": {{"group:dev": [{members}]}}, "tagOwners": {{"tag:server": ["group:dev"], "tag:web": [{owners}], "tag:db": ["tag:web"]}}}}"#
+        ))
+    };
+    let right =
+        |sign: &str, who: &str, tags: &str| format!("{sign} {who}: the right to put {tags} on devices (0)");
+    let (one, two) = (with(r#""alice@""#, r#""alice@""#), with(r#""bob@example.com""#, r#""alice@""#));
+    assert_eq!(
+        lines(&one, &two),
+        [right("+", "bob@example.com", "tag:db and tag:web"), right("-", "alice@", "tag:db and tag:web")]
+    );
+    // Whoever comes into a group owns what the group owns; another word for the same people is no change.
+    let more = with(r#""alice@""#, r#""alice@", "bob@example.com""#);
+    assert_eq!(lines(&one, &more), [right("+", "bob@example.com", "tag:server")]);
+    assert_eq!(lines(&one, &with(r#""group:dev""#, r#""alice@""#)), Vec::<String>::new());
+    let (none, by_tag) = (with("", r#""alice@""#), with(r#""tag:server""#, r#""alice@""#));
+    assert_eq!(
+        lines(&none, &by_tag),
+        [right("+", "alice@ and devices with tag:server", "tag:db and tag:web"),]
+    );
+}
+
+#[test]
 fn relays_and_options_concern_the_whole_network() {
     let region = |id: u64, code: &str, host: &str| {
         format!(
