@@ -13,6 +13,8 @@ use super::others::{Effect, Members, Named, OtherKind, Others, Told, clipped};
 #[derive(Default)]
 struct Approvers<'a> {
     routes: HashMap<IpNet, Named<'a>>,
+    /// Lengths that prefixes of `routes` have, of IPv4 and of IPv6.
+    lengths: [BTreeSet<u8>; 2],
     exits: Named<'a>,
     services: BTreeMap<&'a str, Named<'a>>,
 }
@@ -23,6 +25,9 @@ impl<'a> Approvers<'a> {
         let mut out = Self::default();
         let written = &policy.file.auto_approvers;
         for (net, who) in &written.routes {
+            let [v4, v6] = &mut out.lengths;
+            let lengths = if matches!(net.value, IpNet::V4(_)) { v4 } else { v6 };
+            lengths.insert(net.value.prefix_len());
             members.add(who, out.routes.entry(net.value.trunc()).or_default());
         }
         members.add(&written.exit_node, &mut out.exits);
@@ -35,18 +40,21 @@ impl<'a> Approvers<'a> {
     /// Who may serve `net`: by itself or as a part of a wider one.
     fn of(&self, net: IpNet) -> Named<'a> {
         let mut out = Named::default();
-        for wide in wider(net).chain([net]) {
+        for wide in self.wider(net).chain([net]) {
             if let Some(who) = self.routes.get(&wide) {
                 out.take(who);
             }
         }
         out
     }
-}
 
-/// The networks that hold `net`, the widest first, without itself.
-fn wider(net: IpNet) -> impl Iterator<Item = IpNet> {
-    (0..net.prefix_len()).filter_map(move |len| IpNet::new(net.addr(), len).ok()).map(|n| n.trunc())
+    /// Networks that hold `net`, the widest first, without itself, of the lengths there are.
+    fn wider(&self, net: IpNet) -> impl Iterator<Item = IpNet> {
+        let [v4, v6] = &self.lengths;
+        let lengths = if matches!(net, IpNet::V4(_)) { v4 } else { v6 };
+        let shorter = lengths.range(..net.prefix_len());
+        shorter.filter_map(move |len| IpNet::new(net.addr(), *len).ok()).map(|wide| wide.trunc())
+    }
 }
 
 pub(super) fn find(all: &mut Others<'_>) {
@@ -59,7 +67,7 @@ pub(super) fn find(all: &mut Others<'_>) {
         for net in &nets {
             let (mine, theirs) = (one.of(*net), other.of(*net));
             let mut nodes = mine.more_than(&theirs);
-            wider(*net).filter_map(|w| told.get(&w)).for_each(|known| nodes.drop(known));
+            one.wider(*net).filter_map(|w| told.get(&w)).for_each(|known| nodes.drop(known));
             let what = format!("automatic approval of routes within {net}{stays}");
             let row = Told::new(OtherKind::Approval, effect, what);
             all.devices(&nodes, row.clone().taking(effect == Effect::Lost));

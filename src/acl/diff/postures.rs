@@ -2,13 +2,15 @@
 //! access, and yet from now on something is asked. Compared per source and destination as written, so a
 //! rule that moved or was split is the same rule; a posture under another name is the same posture.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::Hash as _;
 
 use super::super::ast::{Alias, File, Spanned, SrcPosture, SshUser};
 use super::super::explain::demand_words;
 use super::super::ports::{Ports, grant, joined, ports_in_words};
 use super::super::posture::for_rule;
 use super::super::ranges::Bits;
+use super::double;
 use super::others::{Effect, Members, OtherKind, Others, Told, clipped, join};
 use crate::model::Tag;
 use crate::wire::PortRange;
@@ -123,15 +125,19 @@ fn rules(file: &File) -> impl Iterator<Item = Rule<'_>> {
     default.into_iter().chain(grants).chain(acls).chain(ssh)
 }
 
-/// Per source and aim what each policy asks, where one of them asks anything; `None` when that is too much.
+/// Per source and aim what each policy asks, where a rule that asks anything stands in one of them only;
+/// `None` when that is too much.
 fn demands<'a>(files: [&'a File; 2]) -> Option<HashMap<(&'a Alias, Aim<'a>), [Demand; 2]>> {
+    let prints = files.map(|file| rules(file).map(|rule| print(file, &rule)).collect::<HashSet<u128>>());
+    let [one, other] = &prints;
     let mut found: HashMap<(&Alias, Aim<'_>), [Demand; 2]> = HashMap::new();
     let mut spent = 0_usize;
-    for asks in [true, false] {
-        for (side, file) in files.into_iter().enumerate() {
+    // Rules that make an entry first, then those that only add to one.
+    for makes in [true, false] {
+        for ((side, file), than) in files.into_iter().enumerate().zip([other, one]) {
             for rule in rules(file) {
                 let names = for_rule(file, rule.posture);
-                if names.is_empty() == asks {
+                if makes != (!names.is_empty() && !than.contains(&print(file, &rule))) {
                     continue;
                 }
                 spent = spent.saturating_add(rule.src.len().saturating_mul(rule.aims.len()));
@@ -141,17 +147,27 @@ fn demands<'a>(files: [&'a File; 2]) -> Option<HashMap<(&'a Alias, Aim<'a>), [De
                 let any: Vec<(String, String)> =
                     names.iter().map(|name| (demand(file, &name.value), name.value.clone())).collect();
                 for key in rule.src.iter().flat_map(|src| rule.aims.iter().map(|aim| (*src, aim.clone()))) {
-                    let both = if asks { Some(found.entry(key).or_default()) } else { found.get_mut(&key) };
+                    let both = if makes { Some(found.entry(key).or_default()) } else { found.get_mut(&key) };
                     if let Some(demand) = both.and_then(|both| both.get_mut(side)) {
                         demand.there = true;
-                        demand.open |= !asks;
+                        demand.open |= names.is_empty();
                         demand.any.extend(any.iter().cloned());
                     }
                 }
             }
         }
+        if found.is_empty() {
+            break;
+        }
     }
     Some(found)
+}
+
+/// Stands for all that a rule says here.
+fn print(file: &File, rule: &Rule<'_>) -> u128 {
+    let asked: BTreeSet<String> =
+        for_rule(file, rule.posture).iter().map(|name| demand(file, &name.value)).collect();
+    double(|hash| (&rule.src, &rule.aims, &asked).hash(hash))
 }
 
 /// All conditions of a posture, in an order of their own.

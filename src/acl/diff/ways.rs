@@ -2,7 +2,7 @@
 //! through another router though both routers let the same through. Which router of several is elected is
 //! not the policy's, so the routers that may be are compared.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::super::compile::Inner;
 use super::super::ground::Route;
@@ -31,7 +31,8 @@ struct Lead<'a> {
 }
 
 impl<'a> Lead<'a> {
-    fn new(policy: &'a Inner, number: usize, route: &'a Route) -> Self {
+    /// From the names of `policy` that reach into the route.
+    fn new(policy: &'a Inner, names: &[usize], route: &'a Route) -> Self {
         let plan = &policy.plan;
         let mut out = Self { route, open: Bits::default(), steered: BTreeMap::new() };
         let side = |across: &[Box<[Id]>], name: usize, to: &mut Bits| {
@@ -41,10 +42,8 @@ impl<'a> Lead<'a> {
                 }
             }
         };
-        for (at, (name, state)) in plan.names.iter().zip(&policy.names).enumerate() {
-            if !state.routes.contains(&number) {
-                continue;
-            }
+        for at in names.iter().copied() {
+            let Some(name) = plan.names.get(at) else { continue };
             match name.form {
                 Form::Source(_) => side(&plan.to, at, &mut out.open),
                 Form::Dest | Form::App(_) => side(&plan.from, at, &mut out.open),
@@ -63,6 +62,12 @@ impl<'a> Lead<'a> {
             }
         }
         out
+    }
+
+    /// Whether everybody is led as by another policy.
+    fn same(&self, other: &Self) -> bool {
+        let steered = |lead: &Self| lead.steered.values().cloned().collect::<HashSet<_>>();
+        self.open == other.open && steered(self) == steered(other)
     }
 
     /// Who is led there at all.
@@ -92,9 +97,17 @@ pub(super) fn find(all: &mut Others<'_>) {
         .filter(|(name, _)| matches!(name.form, Form::Via(_)))
         .flat_map(|(_, state)| state.routes.iter().copied())
         .collect();
+    let names = [old, new].map(|policy| reaching(policy, &steered));
+    let of =
+        |side: &HashMap<usize, Vec<usize>>, number: usize| side.get(&number).cloned().unwrap_or_default();
     let mut spent = 0;
     for (number, route) in new.ground.served().filter(|(number, _)| steered.contains(number)) {
-        let (before, after) = (Lead::new(old, number, route), Lead::new(new, number, route));
+        let [was, is] = &names;
+        let (before, after) =
+            (Lead::new(old, &of(was, number), route), Lead::new(new, &of(is, number), route));
+        if before.same(&after) {
+            continue;
+        }
         let mut whom = before.everybody();
         whom.keep(&after.everybody());
         // Who serves a route needs nobody to carry it.
@@ -121,6 +134,17 @@ pub(super) fn find(all: &mut Others<'_>) {
             all.devices(&nodes, Told::new(OtherKind::Way, Effect::Changed, what).taking(less));
         }
     }
+}
+
+/// Names that reach into each of `routes`.
+fn reaching(policy: &Inner, routes: &BTreeSet<usize>) -> HashMap<usize, Vec<usize>> {
+    let mut out: HashMap<usize, Vec<usize>> = HashMap::new();
+    for (at, state) in policy.names.iter().enumerate() {
+        for number in state.routes.iter().filter(|number| routes.contains(number)) {
+            out.entry(*number).or_default().push(at);
+        }
+    }
+    out
 }
 
 /// Whether a router that may carry now lets less through than one that might before.

@@ -317,6 +317,34 @@ fn a_posture_that_all_satisfy_today_is_told() {
     assert!(told[0].starts_with("~ alice@: posture:linux (node:os == 'linux') or posture:new"), "{told:?}");
     let (told, _) = in_wider(&asks(r#""posture:linux", "posture:new""#), &linux);
     assert!(told[0].starts_with("!~ alice@"), "{told:?}");
+    // A rule that stays counts for what it shares with one that goes.
+    let twice = |more: &str| {
+        let rule = |posture: &str| {
+            format!(
+                r#"{{"action": "accept", "src": ["alice@"], "dst": ["tag:server:443"], "srcPosture": [{posture}]}}"#
+            )
+        };
+        let rules = format!(
+            "{}{}",
+            rule(r#""posture:linux""#),
+            if more.is_empty() { String::new() } else { format!(", {}", rule(more)) }
+        );
+        format!(
+            r#""postures": {{"posture:linux": ["node:os == 'linux'"], "posture:new": ["node:tsVersion >= '1.90'"]}}, "acls": [{rules}]"#
+        )
+    };
+    let (told, _) = in_wider(&twice(r#""posture:new""#), &twice(""));
+    assert_eq!(told.len(), 1);
+    assert!(told[0].contains("posture:linux (node:os == 'linux') instead of posture:linux"), "{told:?}");
+    assert_eq!(in_wider(&twice(r#""posture:new""#), &twice("")).1.other_lost, 1);
+    // Beside a rule that asks nothing another posture says nothing.
+    assert_eq!(in_wider(&twice(""), &twice("")).0, Vec::<String>::new());
+    assert_eq!(
+        in_wider(&twice(r#""posture:new""#), &twice("").replace(r#", "srcPosture": ["posture:linux"]"#, ""))
+            .0
+            .len(),
+        1
+    );
     // A default counts for rules without a posture, also for the rule of an absent policy.
     let default =
         r#""postures": {"posture:linux": ["node:os == 'linux'"]}, "defaultSrcPosture": ["posture:linux"]"#;
