@@ -396,6 +396,40 @@ fn values_of_capabilities_and_checks_of_logins_are_access() {
     assert!(!diff(&checked, &both, 10).changes());
 }
 
+#[test]
+fn what_is_gained_one_way_is_lost_the_other() {
+    let grants = |via: &str| {
+        format!(r#""grants": [{{"src": ["alice@"], "dst": ["10.33.0.0/16"], "ip": ["22"]{via}}}]"#)
+    };
+    let all = [
+        String::new(),
+        r#""nodeAttrs": [{"target": ["alice@"], "attr": ["a", "disable-ipv4"]}, {"target": ["*"], "attr": ["b"]}]"#.into(),
+        r#""nodeAttrs": [{"target": ["tag:server", "tag:new"], "attr": ["a", "funnel"], "ipPool": ["100.96.0.0/16"]}], "disableIPv4": true"#.into(),
+        r#""nodeAttrs": [{"target": ["*"], "app": {"tailscale.com/app-connectors": [{"name": "x"}]}}], "randomizeClientPort": true"#.into(),
+        r#""autoApprovers": {"routes": {"10.0.0.0/8": ["tag:router"], "10.1.0.0/16": ["tag:server"]}, "exitNode": ["alice@"]}"#.into(),
+        r#""autoApprovers": {"routes": {"10.1.0.0/16": ["tag:router"]}, "services": {"svc:x": ["tag:new"]}}"#.into(),
+        r#""derpMap": {"OmitDefaultRegions": true, "Regions": {"901": null}}, "OneCGNATRoute": "mac-never""#.into(),
+        grants(""),
+        grants(r#", "via": ["tag:router"]"#),
+        grants(r#", "via": ["tag:spare"]"#),
+    ];
+    let world = wider();
+    let all: Vec<Compiled> = all.iter().map(|t| Policy::parse(&text(t)).unwrap().compile(&world)).collect();
+    for (a, b) in all.iter().flat_map(|a| all.iter().map(move |b| (a, b))) {
+        let (there, back) = (diff(a, b, 1000), diff(b, a, 1000));
+        let count = |found: &AccessDiff, effect| -> Vec<(OtherKind, String, u64)> {
+            let rows = found.other.iter().filter(|c| c.effect == effect);
+            let mut rows: Vec<_> = rows.map(|c| (c.kind, c.who.clone(), c.devices)).collect();
+            rows.sort();
+            rows
+        };
+        assert_eq!(count(&there, Effect::Gained), count(&back, Effect::Lost));
+        assert_eq!(count(&there, Effect::Changed), count(&back, Effect::Changed));
+        assert_eq!(there.other_total, back.other_total);
+        assert!(!std::ptr::eq(a, b) || !there.changes(), "{there:?}");
+    }
+}
+
 /// Whether `from` loses a port of `to`, read off the rules that `to` is sent.
 fn loses_by_rules(old: &Compiled, new: &Compiled, from: &WorldNode, to: &WorldNode) -> bool {
     let covers = |text: &str, node: &WorldNode| {
