@@ -328,6 +328,75 @@ fn explain_and_stats_answer_from_files() {
     assert_eq!(room.run("policy explain --from a --to b --topology net.json").0, 1);
 }
 
+/// Takes an approver, an attribute and a rule away, and gives others.
+fn next() -> String {
+    POLICY
+        .replace("\"attr\": [\"disable-ipv4\", \"custom:x\"]", "\"attr\": [\"custom:x\", \"custom:y\"]")
+        .replace("\"10.0.0.0/8\": [\"tag:router\"]", "\"10.0.0.0/8\": [\"tag:server\"]")
+        .replace("tag:server:22,443", "tag:server:22")
+}
+
+#[test]
+fn diff_names_attributes_and_approval_beside_access() {
+    let room = Room::new();
+    room.put("next", next());
+    let line = "policy diff policy.hujson next --topology net.json";
+    let (status, out, err) = room.run(line);
+    assert_eq!((status, err.as_str()), (0, ""));
+    let want = [
+        "- odin@example.com to tag:server: port 443",
+        "- tag:router: automatic approval of routes within 10.0.0.0/8 (what is approved stays)",
+        "+ freya@example.com: IPv4 (no attribute disable-ipv4 any more)",
+        "+ freya@example.com: attribute custom:y",
+        "+ tag:server: automatic approval of routes within 10.0.0.0/8",
+        "from A to B: 0 pair(s) gain access, 1 lose access, 4 other changes",
+    ];
+    assert_eq!(out.lines().collect::<Vec<_>>(), want);
+    let answer = room.json(&format!("{line} --json"));
+    assert_eq!(
+        answer["lost"],
+        json!([{"from": "odin@example.com", "to": "tag:server", "what": "port 443", "pairs": 1}])
+    );
+    assert_eq!(
+        answer["other"][0],
+        json!({
+            "kind": "approval", "effect": "lost", "who": "tag:router", "devices": 2, "takes_away": true,
+            "what": "automatic approval of routes within 10.0.0.0/8 (what is approved stays)",
+        })
+    );
+    assert_eq!((&answer["other_total"], &answer["other_lost"]), (&json!(4), &json!(1)));
+    assert_eq!((&answer["exact"], &answer["failing_tests"]), (&json!(true), &json!({"a": [], "b": []})));
+}
+
+#[test]
+fn diff_is_told_before_the_tests_that_fail() {
+    let room = Room::new();
+    room.put("next", POLICY.replace("tag:server:22,443", "tag:server:443"));
+    let line = "policy diff policy.hujson next --topology net.json";
+    let (status, out, err) = room.run(line);
+    assert_eq!(status, 1, "{err}");
+    assert!(out.starts_with("- odin@example.com to tag:server: port 22\n"), "{out}");
+    assert!(out.ends_with("from A to B: 0 pair(s) gain access, 1 lose access\n"), "{out}");
+    let lines: Vec<&str> = err.lines().collect();
+    assert!(lines[0].starts_with("next:13:") && lines[0].contains("test(s) failed"), "{err}");
+    assert_eq!(lines[1..], ["1 test does not hold in next: `tsd policy set` would refuse it"]);
+    let (status, out, _) = room.run(&format!("{line} --json"));
+    let answer: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((status, &answer["lost_total"]), (1, &json!(1)));
+    assert_eq!(answer["failing_tests"]["a"], json!([]));
+    assert_eq!(answer["failing_tests"]["b"][0]["code"], "test-failed");
+    // Of the older one it is a warning: it is left behind.
+    let (status, out, err) = room.run("policy diff next policy.hujson --topology net.json");
+    assert_eq!(status, 0);
+    assert!(out.starts_with("+ odin@example.com to tag:server: port 22\n"), "{out}");
+    assert!(err.starts_with("warning: next:13:"), "{err}");
+    // What cannot be read is refused still.
+    room.put("next", "{\"acls\": [{}]}");
+    let (status, out, err) = room.run(line);
+    assert_eq!((status, out.as_str()), (1, ""));
+    assert!(err.starts_with("next:1:"), "{err}");
+}
+
 /// A server with nothing but its admin socket and a listener nobody calls.
 struct Server(Child);
 
@@ -401,12 +470,45 @@ fn a_policy_lives_on_a_server() {
         assert_eq!((status, out.as_str()), (1, ""), "{line}");
         assert!(err.starts_with("r:1:"), "{line}: {err}");
     }
+    // The very text in force is not stored again, by whatever command.
+    for line in ["policy set p --comment again", "policy rollback 3 --comment again"] {
+        let (status, out, _) = room.run(line);
+        let want =
+            "unchanged: policy 3 is in force with this text; nothing was stored, the comment neither\n";
+        assert_eq!((status, out.as_str()), (0, want), "{line}");
+    }
+    let answer = room.json("policy set p --json");
+    assert_eq!((&answer["unchanged"], &answer["applied"]), (&json!(true), &json!(false)));
+    assert_eq!(
+        (&answer["version"], room.json("policy history --json").as_array().unwrap().len()),
+        (&json!(3), 3)
+    );
+    // The server's own comparison tells of failing tests too.
+    room.put("f", "{\"acls\": [], \"tests\": [{\"src\": \"10.1.0.1\", \"accept\": [\"10.2.0.1:22\"]}]}");
+    let (status, out, err) = room.run("policy diff live f");
+    assert_eq!((status, out.as_str()), (1, "no access changes\n"), "{err}");
+    assert!(err.starts_with("f:1:") && err.contains("does not hold in f"), "{err}");
     // Nothing there, nothing to change, nothing that may be.
     for (line, what) in [("policy show 9", "9"), ("policy rollback 9", "9")] {
         let (status, out, err) = room.run(line);
         assert_eq!((status, out.as_str()), (1, ""), "{line}: {err}");
         assert!(err.contains(what), "{line}: {err}");
     }
+    // What is no access is shown, and what is taken of it asked for.
+    let more = r#""autoApprovers": {"exitNode": ["autogroup:member"]}, "disableIPv4": true"#;
+    room.put("o", format!("{{\"acls\": [], {more}}}"));
+    let (status, out, err) = room.run("policy set o");
+    assert_eq!((status, out.as_str()), (1, ""));
+    assert!(err.contains("- the whole network: IPv4 (disableIPv4)"), "{err}");
+    assert!(
+        err.contains("+ autogroup:member (no device today): automatic approval as an exit node"),
+        "{err}"
+    );
+    assert!(
+        err.contains("something away beside access (the whole network: IPv4 (disableIPv4)); nothing"),
+        "{err}"
+    );
+    assert_eq!(room.json("policy get --json")["version"], 3);
     assert_eq!(room.run("policy edit --live --add-group dev").0, 0);
     assert_eq!(room.run("policy edit --live --add-group dev").1, "nothing to change\n");
     let (status, _, err) = room.run("policy edit --live --add-rule tag:x *:*");

@@ -33,6 +33,7 @@ mod topology;
 mod update;
 mod visible;
 
+pub use diff::{Effect, OtherChange, OtherKind};
 pub use edit::{Edit, edit};
 pub use format::format;
 pub use topology::{NodeView, Rendered, Topology, TopologyError};
@@ -375,6 +376,13 @@ impl Compiled {
         stats::stats(self)
     }
 
+    /// Whether `from` reaches any port of `to` itself by this policy that it does not reach by `other`, which
+    /// is compiled for the same world.
+    #[must_use]
+    pub fn opens_beyond(&self, other: &Self, from: NodeId, to: NodeId) -> bool {
+        diff::opens_beyond(&self.inner, &other.inner, from, to)
+    }
+
     /// All peers of `node` in order of id, without itself.
     #[must_use]
     pub fn peers(&self, node: NodeId) -> Vec<NodeId> {
@@ -446,19 +454,40 @@ pub struct AccessDiff {
     /// False when the change touches so much that not all of it was looked at: the counts are lower
     /// bounds then.
     pub exact: bool,
+    /// What changes beside access: attributes, automatic approval, tag owners, ways, posture, options.
+    pub other: Vec<OtherChange>,
+    /// How many such changes there are.
+    pub other_total: u64,
+    /// How many of them take something away.
+    pub other_lost: u64,
 }
 
 impl Default for AccessDiff {
     fn default() -> Self {
-        Self { gained: Vec::new(), lost: Vec::new(), gained_total: 0, lost_total: 0, exact: true }
+        Self {
+            gained: Vec::new(),
+            lost: Vec::new(),
+            gained_total: 0,
+            lost_total: 0,
+            exact: true,
+            other: Vec::new(),
+            other_total: 0,
+            other_lost: 0,
+        }
     }
 }
 
 impl AccessDiff {
-    /// Whether somebody loses access, or may.
+    /// Whether somebody loses access or something else to live by, or may.
     #[must_use]
     pub const fn takes_away(&self) -> bool {
-        self.lost_total > 0 || !self.exact
+        self.lost_total > 0 || self.other_lost > 0 || !self.exact
+    }
+
+    /// Whether anything changes for anybody, or may.
+    #[must_use]
+    pub const fn changes(&self) -> bool {
+        self.gained_total > 0 || self.other_total > 0 || self.takes_away()
     }
 }
 

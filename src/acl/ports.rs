@@ -35,7 +35,7 @@ pub(super) fn joined(list: &mut Vec<(u32, u32)>) {
     *list = out;
 }
 
-/// `all ports`, `tcp 22, 443`, `udp all ports`, `icmp`.
+/// `all ports`, `port 443`, `tcp 22, 443`, `udp all ports`, `icmp`.
 pub(super) fn ports_in_words(ports: &Ports) -> String {
     let mut rest = ports.clone();
     let first = DEFAULT_PROTOCOLS.first().and_then(|p| ports.get(p)).cloned();
@@ -45,7 +45,8 @@ pub(super) fn ports_in_words(ports: &Ports) -> String {
     {
         rest.retain(|p, _| !DEFAULT_PROTOCOLS.contains(p));
         out.push(match port_words(&ranges) {
-            Some(list) => format!("ports {list}"),
+            Some(list) if list.contains([',', '-']) => format!("ports {list}"),
+            Some(one) => format!("port {one}"),
             None => "all ports".to_owned(),
         });
     }

@@ -166,6 +166,11 @@ impl Table {
         self.rules.iter().map(one).collect()
     }
 
+    /// Whether a rule may take from what others let in: it checks or refuses.
+    pub(super) fn narrows(&self, number: usize) -> bool {
+        self.rules.get(number).is_some_and(|rule| !matches!(rule.kind, Kind::Accept))
+    }
+
     /// Where a rule lets somebody in, and as whom (`*` is any login that is not named); the names of
     /// `localpart:` are those of its sources.
     pub(super) fn reach(&self, ground: &Ground, number: usize) -> Option<(Bits, BTreeSet<String>)> {

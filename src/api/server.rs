@@ -19,8 +19,9 @@ use tokio::task::JoinSet;
 
 use super::error::ApiError;
 use super::types::{
-    Approve, AuthKey, ComparePolicies, CountPolicy, CreateAuthKey, CreatedAuthKey, Diff, ExplainPolicy, Link,
-    Login, Name, Node, Outcome, Policy, PolicyEntry, Role, Rollback, Routes, SetPolicy, Status, Tags, User,
+    Approve, AuthKey, ComparePolicies, Compared, CountPolicy, CreateAuthKey, CreatedAuthKey, ExplainPolicy,
+    Link, Login, Name, Node, Outcome, Policy, PolicyEntry, Role, Rollback, Routes, SetPolicy, Status, Tags,
+    User,
 };
 use crate::control::service::{Actor, AdminError, Control, NewAuthKeyRequest};
 use crate::model::Tag;
@@ -332,9 +333,8 @@ async fn count_policy(
     api.answer(api.control.policy_numbers(body.draft).await)
 }
 
-async fn compare_policies(State(api): State<Api>, Json(body): Json<ComparePolicies>) -> Answer<Diff> {
-    let found = api.control.compare_policies(body.a, body.b).await;
-    api.answer(found.map(Diff::from))
+async fn compare_policies(State(api): State<Api>, Json(body): Json<ComparePolicies>) -> Answer<Compared> {
+    api.answer(api.control.compare_policies(body.a, body.b).await)
 }
 
 async fn rollback_policy(State(api): State<Api>, Json(body): Json<Rollback>) -> Answer<Outcome> {

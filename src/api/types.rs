@@ -5,8 +5,10 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::acl::{AccessChange, PolicyError};
-use crate::control::service::{AuthKeyView, LoginView, NewAuthKey, NodeView, PolicyOutcome, UserView};
+use crate::acl::{self, AccessChange, PolicyError};
+use crate::control::service::{
+    AuthKeyView, Comparison, LoginView, NewAuthKey, NodeView, PolicyOutcome, UserView,
+};
 use crate::model::{PolicySummary, PolicyVersion};
 
 /// A user.
@@ -408,6 +410,37 @@ impl From<AccessChange> for Change {
     }
 }
 
+/// Something else that changes with the policy; names as people know them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherChange {
+    /// `relay`, `option`, `attribute`, `app`, `posture`, `way`, `approval`, `tag-owner`,
+    /// `ip-pool`.
+    pub kind: String,
+    /// `gained`, `lost`, `changed`.
+    pub effect: String,
+    /// Whom it concerns.
+    pub who: String,
+    /// What, in words.
+    pub what: String,
+    /// How many devices.
+    pub devices: u64,
+    /// It has to be confirmed.
+    pub takes_away: bool,
+}
+
+impl From<acl::OtherChange> for OtherChange {
+    fn from(c: acl::OtherChange) -> Self {
+        Self {
+            kind: c.kind.as_str().to_owned(),
+            effect: c.effect.as_str().to_owned(),
+            who: c.who,
+            what: c.what,
+            devices: c.devices,
+            takes_away: c.takes_away,
+        }
+    }
+}
+
 /// Gains and losses.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diff {
@@ -422,10 +455,19 @@ pub struct Diff {
     /// False when the counts are lower bounds.
     #[serde(default)]
     pub exact: bool,
+    /// What changes beside access; the first ones.
+    #[serde(default)]
+    pub other: Vec<OtherChange>,
+    /// All such changes.
+    #[serde(default)]
+    pub other_total: u64,
+    /// Those of them that have to be confirmed.
+    #[serde(default)]
+    pub other_lost: u64,
 }
 
-impl From<crate::acl::AccessDiff> for Diff {
-    fn from(diff: crate::acl::AccessDiff) -> Self {
+impl From<acl::AccessDiff> for Diff {
+    fn from(diff: acl::AccessDiff) -> Self {
         let list = |l: Vec<AccessChange>| l.into_iter().map(Change::from).collect();
         Self {
             gained: list(diff.gained),
@@ -433,7 +475,45 @@ impl From<crate::acl::AccessDiff> for Diff {
             gained_total: diff.gained_total,
             lost_total: diff.lost_total,
             exact: diff.exact,
+            other: diff.other.into_iter().map(OtherChange::from).collect(),
+            other_total: diff.other_total,
+            other_lost: diff.other_lost,
         }
+    }
+}
+
+/// Two policies compared.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compared {
+    /// Who gains and loses.
+    #[serde(flatten)]
+    pub diff: Diff,
+    /// Tests that do not hold.
+    #[serde(default)]
+    pub failing_tests: FailingTests,
+}
+
+/// Tests of two policies that do not hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailingTests {
+    /// Of the first.
+    pub a: Vec<Fault>,
+    /// Of the second.
+    pub b: Vec<Fault>,
+}
+
+impl Compared {
+    /// From what was found; the tests of the first policy come first.
+    #[must_use]
+    pub fn new(diff: acl::AccessDiff, failing: [Vec<PolicyError>; 2]) -> Self {
+        let [a, b] = failing.map(|list| list.into_iter().map(Fault::from).collect());
+        Self { diff: diff.into(), failing_tests: FailingTests { a, b } }
+    }
+}
+
+impl From<Comparison> for Compared {
+    fn from(found: Comparison) -> Self {
+        Self::new(found.diff, found.failing)
     }
 }
 
@@ -444,6 +524,9 @@ pub struct Outcome {
     pub version: u64,
     /// Stored and in force.
     pub applied: bool,
+    /// It is the very text in force: nothing was stored.
+    #[serde(default)]
+    pub unchanged: bool,
     /// Who gains and loses.
     #[serde(flatten)]
     pub diff: Diff,
@@ -459,6 +542,7 @@ impl From<PolicyOutcome> for Outcome {
         Self {
             version: outcome.version,
             applied: outcome.applied,
+            unchanged: outcome.unchanged,
             diff: outcome.diff.into(),
             warnings: outcome.warnings.into_iter().map(Fault::from).collect(),
             cuts_author: outcome.cuts_author,

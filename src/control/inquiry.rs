@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::explaining;
 use super::service::Control;
 use super::state::Tailnet;
-use super::types::AdminError;
+use super::types::{AdminError, Comparison};
 use crate::acl::stats::PolicyStats;
-use crate::acl::{AccessDiff, Compiled, diff};
+use crate::acl::{Compiled, diff};
 
 /// Changes that a comparison lists; the whole counts stand beside them.
 const SHOWN: usize = 1000;
@@ -22,14 +22,16 @@ impl Control {
         self.inquire(move |net| Ok(compiled(net, draft.as_deref())?.stats())).await
     }
 
-    /// Who gains and loses what from policy `a` to policy `b`, for the devices there are.
+    /// Who gains and loses what from policy `a` to policy `b`, for the devices there are, and which of their
+    /// tests do not hold. Failing tests stop nothing here.
     ///
     /// # Errors
     /// Faults of either text.
-    pub async fn compare_policies(&self, a: String, b: String) -> Result<AccessDiff, AdminError> {
+    pub async fn compare_policies(&self, a: String, b: String) -> Result<Comparison, AdminError> {
         self.inquire(move |net| {
             let (a, b) = (compiled(net, Some(&a))?, compiled(net, Some(&b))?);
-            Ok(diff(&a, &b, SHOWN))
+            let failing = [a.failing_tests(), b.failing_tests()];
+            Ok(Comparison { diff: diff(&a, &b, SHOWN), failing })
         })
         .await
     }

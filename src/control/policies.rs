@@ -110,7 +110,8 @@ impl Control {
         checked.await.unwrap_or_else(|e| Err(failed(e)))
     }
 
-    /// Stores a text and applies it to connected clients. `expect` is the version the editor started
+    /// Stores a text and applies it to connected clients; the very text in force is not stored again, and
+    /// its comment is not kept. `expect` is the version the editor started
     /// from: when another was stored meanwhile, nothing is changed.
     ///
     /// # Errors
@@ -195,7 +196,7 @@ impl Control {
             let done = self.run(move |draft| {
                 let stored = policy::Stored { by: &by, comment: &comment, confirmed, expect, stale };
                 let outcome = policy::set(draft, prepared, stored)?;
-                if let Some(outcome) = &outcome {
+                if let Some(outcome) = outcome.as_ref().filter(|outcome| outcome.applied) {
                     tracing::info!(%by, version = outcome.version, "policy stored");
                 }
                 Ok(outcome)

@@ -108,6 +108,7 @@ pub(super) fn prepare(
         diff: diff(&net.compiled, &compiled, SHOWN),
         warnings: [policy.warnings(&world), compiled.doubtful_tests()].concat(),
         applied: false,
+        unchanged: false,
         cuts_author: author::cut_off(net, &compiled, author),
     };
     Ok(Prepared { text, policy, compiled, outcome, epoch: net.epoch })
@@ -129,7 +130,7 @@ pub(super) struct Stored<'a> {
 
 /// Puts a prepared policy in force. `None`: it was prepared against another policy, or for other
 /// devices and users than there are now; prepare it again. With `stale` the latter is accepted, and the
-/// owner compiles.
+/// owner compiles. The very text in force is not stored again.
 ///
 /// # Errors
 /// When another was stored meanwhile, or it takes access away and was not confirmed.
@@ -147,6 +148,12 @@ pub(super) fn set(
     let Prepared { text, policy, compiled, mut outcome, epoch } = prepared;
     if outcome.version != current || (draft.moved_on(epoch) && !stored.stale) {
         return Ok(None);
+    }
+    // What was never stored is stored also when it says what is in force; so is what mends an unread one.
+    let known = &draft.net.policy_version;
+    if known.version > 0 && known.text == *text && draft.net.policy_fault.is_none() {
+        outcome.unchanged = true;
+        return Ok(Some(outcome));
     }
     let takes = outcome.diff.takes_away() || outcome.cuts_author.is_some();
     if takes && !stored.confirmed {

@@ -19,8 +19,8 @@ use super::presence::Hub;
 use super::state::{Draft, Tailnet};
 use super::strangers::Strangers;
 pub use super::types::{
-    Actor, AdminError, AuthKeyView, ControlStats, LoginView, NewAuthKey, NewAuthKeyRequest, NodeView,
-    PolicyOutcome, Settings, UserView,
+    Actor, AdminError, AuthKeyView, Comparison, ControlStats, LoginView, NewAuthKey, NewAuthKeyRequest,
+    NodeView, PolicyOutcome, Settings, UserView,
 };
 use super::{admin, policies, views};
 use crate::clock::{Now, Rng};

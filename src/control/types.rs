@@ -200,6 +200,8 @@ pub struct PolicyOutcome {
     pub warnings: Vec<PolicyError>,
     /// Stored and in force; false for a check.
     pub applied: bool,
+    /// It is the very text in force, so nothing was stored and no version made.
+    pub unchanged: bool,
     /// The device that asks would lose access to the server's own device: what, in a sentence.
     pub cuts_author: Option<String>,
 }
@@ -207,15 +209,34 @@ pub struct PolicyOutcome {
 impl PolicyOutcome {
     /// What has to be confirmed, as the end of a sentence.
     fn stake(&self) -> String {
-        match (self.diff.lost_total, self.diff.exact) {
-            (0, true) => "takes the author's own way to the server away".to_owned(),
-            (0, false) => {
+        let AccessDiff { lost_total: lost, exact, other_lost: other, .. } = self.diff;
+        let least = if exact { "" } else { "at least " };
+        match (lost, exact, other) {
+            (0, true, 0) => "takes the author's own way to the server away".to_owned(),
+            (0, true, 1) => {
+                let first = self.diff.other.iter().find(|change| change.takes_away);
+                let first = first.map_or_else(String::new, |c| format!(" ({}: {})", c.who, c.what));
+                format!("takes something away beside access{first}")
+            }
+            (0, true, n) => format!("takes {n} things away beside access"),
+            (0, false, _) => {
                 "touches too much for all of it to be looked at, so somebody may lose access".to_owned()
             }
-            (lost, true) => format!("takes access away from {lost} pair(s) of devices"),
-            (lost, false) => format!("takes access away from at least {lost} pair(s) of devices"),
+            (lost, _, 0) => format!("takes access away from {least}{lost} pair(s) of devices"),
+            (lost, _, other) => format!(
+                "takes access away from {least}{lost} pair(s) of devices, and {other} thing(s) beside access"
+            ),
         }
     }
+}
+
+/// Two policies compared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Comparison {
+    /// Who gains and loses from the first to the second.
+    pub diff: AccessDiff,
+    /// Tests of the first, and of the second, that do not hold.
+    pub failing: [Vec<PolicyError>; 2],
 }
 
 /// What the server is told by config file and flags; replaced as a whole on SIGHUP.

@@ -158,6 +158,7 @@ async fn save(caller: &Caller, draft: Draft, seen: Option<&str>) -> Reply {
         return preview(caller, draft, &checked, StatusCode::CONFLICT).await;
     }
     match control.set_policy(&caller.actor(), &draft.text, &draft.comment, agreed, Some(expect)).await {
+        Ok(outcome) if outcome.unchanged => Ok(redirect("/access?done=unchanged")),
         Ok(outcome) => {
             tracing::info!(version = outcome.version, from = %caller.session.signed.from, "console: policy stored");
             Ok(redirect("/access?done=saved"))

@@ -7,7 +7,7 @@ use ring::digest;
 use super::editor::{DiffLine, Editor, Fault, faults};
 use super::pages::{Frame, Room};
 use super::text::{When, clean, count};
-use crate::acl::{AccessChange, AccessDiff, PolicyError};
+use crate::acl::{AccessChange, AccessDiff, Effect, OtherChange, PolicyError};
 use crate::control::service::{NodeView, PolicyOutcome};
 use crate::keys::NodeId;
 use crate::model::{PolicySummary, PolicyVersion};
@@ -27,12 +27,26 @@ pub(super) struct ChangeRow {
     pub(super) devices: String,
 }
 
+/// A change that is not access.
+pub(super) struct OtherRow {
+    /// Class of its sign.
+    pub(super) tone: &'static str,
+    /// `gains`, `loses`, or nothing where something is another one.
+    pub(super) verb: &'static str,
+    pub(super) who: String,
+    pub(super) what: String,
+    /// Some of the devices by name.
+    pub(super) devices: String,
+}
+
 /// Who gains and who loses.
 pub(super) struct DiffView {
     pub(super) gained: Vec<ChangeRow>,
     pub(super) lost: Vec<ChangeRow>,
     pub(super) more_gained: u64,
     pub(super) more_lost: u64,
+    pub(super) other: Vec<OtherRow>,
+    pub(super) more_other: u64,
     pub(super) sentence: String,
 }
 
@@ -60,6 +74,19 @@ impl DiffView {
             };
             list.iter().take(SHOWN).map(row).collect()
         };
+        let tone = |c: &OtherChange| match c.effect {
+            Effect::Gained => ("more", " gains"),
+            Effect::Lost => ("less", " loses"),
+            Effect::Changed => ("else", ":"),
+        };
+        let other = |c: &OtherChange| OtherRow {
+            tone: tone(c).0,
+            verb: tone(c).1,
+            who: clean(&c.who, 200),
+            what: clean(&c.what, 400),
+            devices: some(&c.nodes),
+        };
+        let other: Vec<OtherRow> = diff.other.iter().take(SHOWN).map(other).collect();
         let (gained, lost) = (rows(&diff.gained), rows(&diff.lost));
         let least = if diff.exact { "" } else { "at least " };
         let pairs = |n: u64, one: &str, more: &str| match n {
@@ -74,6 +101,9 @@ impl DiffView {
                     "The change touches so much that not all of it was looked at; somebody may lose access."
                         .to_owned()
                 }
+                (0, 0) if diff.other_total > 0 => {
+                    format!("Nobody gains or loses access; {}.", other_words(diff))
+                }
                 (0, 0) => "Nobody gains or loses access.".to_owned(),
                 (g, 0) if !diff.exact => capital(format!("{} access.", pairs(g, "gains", "gain"))),
                 (g, 0) => format!("{} access; nobody loses any.", pairs(g, "gains", "gain")),
@@ -84,6 +114,8 @@ impl DiffView {
                     pairs(g, "gains", "gain")
                 )),
             },
+            more_other: diff.other_total.saturating_sub(u64::try_from(other.len()).unwrap_or(u64::MAX)),
+            other,
             more_gained: diff.gained_total.saturating_sub(gained.iter().map(|r| r.pairs).sum()),
             more_lost: diff.lost_total.saturating_sub(lost.iter().map(|r| r.pairs).sum()),
             gained,
@@ -92,9 +124,16 @@ impl DiffView {
     }
 }
 
+fn other_words(diff: &AccessDiff) -> String {
+    match diff.other_total {
+        1 => "1 other thing changes".to_owned(),
+        n => format!("{n} other things change"),
+    }
+}
+
 /// Whether a change has to be looked at before it is stored.
 pub(super) fn matters(outcome: &PolicyOutcome) -> bool {
-    outcome.diff.gained_total > 0 || outcome.diff.takes_away() || outcome.cuts_author.is_some()
+    outcome.diff.changes() || outcome.cuts_author.is_some()
 }
 
 /// Stands for exactly this change by exactly this text: what was confirmed is what was seen.
@@ -108,8 +147,10 @@ pub(super) fn fingerprint(text: &str, outcome: &PolicyOutcome) -> String {
 /// What a checked text would change, before it is stored.
 pub(super) struct Preview {
     pub(super) diff: DiffView,
-    /// It takes access away: the button says so.
+    /// It takes access away, or something else: the button says so.
     pub(super) loses: bool,
+    /// What it takes away: `access`, or what is not access.
+    pub(super) taken: &'static str,
     /// The author's own way to the console.
     pub(super) cuts: Option<String>,
     /// See [`fingerprint`]; a change that changes nobody's access has none and needs no question.
@@ -130,6 +171,7 @@ impl Preview {
         Self {
             diff: DiffView::new(&outcome.diff, nodes),
             loses: outcome.diff.takes_away(),
+            taken: if outcome.diff.lost_total > 0 || !outcome.diff.exact { "access" } else { "something" },
             cuts: outcome.cuts_author.as_deref().map(|why| clean(why, 400)),
             seen: if matters(outcome) { fingerprint(&editor.text.0, outcome) } else { String::new() },
             warnings: faults(editor, &outcome.warnings, "warn"),

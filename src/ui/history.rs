@@ -106,6 +106,7 @@ pub(super) async fn rollback(caller: Caller, Path(version): Path<String>, fields
         return page_with(StatusCode::CONFLICT, &again);
     }
     match control.rollback_policy(&caller.actor(), version, comment, seen, Some(expect)).await {
+        Ok(outcome) if outcome.unchanged => Ok(redirect("/access?done=unchanged")),
         Ok(outcome) => {
             tracing::info!(version = outcome.version, back_to = version, "console: policy rolled back");
             Ok(redirect("/access?done=back"))

@@ -327,6 +327,9 @@ fn done(code: Option<&str>) -> Option<Notice> {
         "role" => "The role was saved. Rules for roles follow it at once.",
         "back" => "The old text is in force again, as a new version.",
         "saved" => "The policy was saved and is in force.",
+        "unchanged" => {
+            "Unchanged: this very text is in force already, so nothing was stored and there is no new version."
+        }
         _ => return None,
     };
     Some(Notice::good(text))

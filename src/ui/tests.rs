@@ -14,7 +14,7 @@ use super::session::Session;
 use super::simulator_pages::*;
 use super::text::When;
 use crate::acl::explain::*;
-use crate::acl::{AccessChange, AccessDiff, PolicyError};
+use crate::acl::{AccessChange, AccessDiff, Effect, OtherChange, OtherKind, PolicyError};
 use crate::clock::Rng;
 use crate::control::explaining::Given;
 use crate::control::service::{AuthKeyView, LoginView, NodeView, PolicyOutcome, UserView};
@@ -210,11 +210,37 @@ fn diff() -> AccessDiff {
         lost: vec![change("alice@", "tag:db", "tcp 22, 5432"), change("node 5", "tag:db", "all ports")],
         gained_total: 1,
         lost_total: 12,
+        ..AccessDiff::default()
     }
 }
 
+fn other(effect: Effect, what: &str, takes_away: bool) -> OtherChange {
+    OtherChange {
+        kind: OtherKind::Attribute,
+        effect,
+        who: "tag:web".into(),
+        what: what.into(),
+        devices: 1,
+        nodes: vec![NodeId(3)],
+        takes_away,
+    }
+}
+
+/// Nobody's access changes, and something else does.
+fn beside(other: Vec<OtherChange>) -> AccessDiff {
+    let (total, lost) = (other.len() as u64, other.iter().filter(|c| c.takes_away).count() as u64);
+    AccessDiff { other, other_total: total, other_lost: lost, ..AccessDiff::default() }
+}
+
 fn outcome(diff: AccessDiff) -> PolicyOutcome {
-    PolicyOutcome { version: 2, diff, warnings: Vec::new(), applied: false, cuts_author: None }
+    PolicyOutcome {
+        version: 2,
+        diff,
+        warnings: Vec::new(),
+        applied: false,
+        unchanged: false,
+        cuts_author: None,
+    }
 }
 
 fn message(code: u16) -> Message {
@@ -421,7 +447,9 @@ fn hostile_text_stays_text() {
     let mut text = access(EVIL);
     let evil = PolicyError { code: "syntax", line: 1, column: 4, message: EVIL.into(), hint: EVIL.into() };
     text.faults = Faults::new(&mut text.editor, std::slice::from_ref(&evil));
-    let cut = PolicyOutcome { warnings: vec![evil], cuts_author: Some(EVIL.into()), ..outcome(diff()) };
+    let evil_change = OtherChange { who: EVIL.into(), ..other(Effect::Changed, EVIL, true) };
+    let diff = AccessDiff { other: vec![evil_change], other_total: 1, other_lost: 1, ..diff() };
+    let cut = PolicyOutcome { warnings: vec![evil], cuts_author: Some(EVIL.into()), ..outcome(diff) };
     text.preview = Some(Preview::new(&mut text.editor, &cut, &[hostile_node()], 0));
     text.comment = EVIL.into();
     text.obstacle = Some(EVIL.into());
@@ -524,6 +552,35 @@ fn access_is_offered_by_group_person_tag_and_device() {
     let again = Answer::new(&told, &Form::default(), &others, Some(file.ast()));
     let join = &again.misses[0].joins[0];
     assert_eq!((join.user.as_str(), join.group.as_str()), ("guest@", "group:dev"));
+}
+
+#[test]
+fn what_changes_beside_access_is_shown_and_confirmed() {
+    let rows = vec![
+        other(Effect::Lost, "attribute funnel", true),
+        other(Effect::Gained, "attribute x", false),
+        other(Effect::Changed, "a route through gate", false),
+    ];
+    let outcome = outcome(beside(rows));
+    let mut page = access(POLICY);
+    page.preview = Some(Preview::new(&mut page.editor, &outcome, &nodes(), 0));
+    let html = page.render().unwrap();
+    for part in [
+        "This takes something away",
+        "Nobody gains or loses access; 3 other things change.",
+        "Changes beside access",
+        "<li class=\"less\">tag:web loses <span class=\"small\">attribute funnel</span><span class=\"sub\">db-1</span>",
+        "<li class=\"more\">tag:web gains",
+        "<li class=\"else\">tag:web: <span class=\"small\">a route through gate",
+        "Save and take it away",
+    ] {
+        assert!(html.contains(part), "{part} is not in\n{html}");
+    }
+    let gain = self::outcome(beside(vec![other(Effect::Gained, "attribute x", false)]));
+    assert!(matters(&gain) && fingerprint("a", &gain) != fingerprint("a", &outcome));
+    page.preview = Some(Preview::new(&mut page.editor, &gain, &nodes(), 0));
+    let html = page.render().unwrap();
+    assert!(html.contains("Save this change") && html.contains("1 other thing changes"), "{html}");
 }
 
 #[test]

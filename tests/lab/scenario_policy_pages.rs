@@ -107,6 +107,48 @@ fn a_policy_is_mended_shown_stored_and_taken_back() {
     assert_eq!(server.ok(&["policy", "get"]), before, "letter for letter");
 }
 
+/// As [`NARROW`], with an attribute and an approver.
+fn with_more(attribute: &str, approver: &str) -> String {
+    let more = format!(
+        "\n  \"nodeAttrs\": [{{\"target\": [\"tag:server\"], \"attr\": [\"{attribute}\"]}}],\n  \"autoApprovers\": {{\"routes\": {{\"10.0.0.0/8\": [\"{approver}\"]}}}},\n}}\n"
+    );
+    NARROW.strip_suffix("\n}\n").unwrap().to_owned() + &more
+}
+
+#[test]
+fn attributes_and_approval_are_shown_before_a_save() {
+    let lab = Lab::new("beside access");
+    let admin = lab.host("admin");
+    let server = tailnet(&lab, &admin);
+    server.set_policy(NARROW);
+    let one_time = link(&server);
+    browse(&admin, 1280, move |b| {
+        sign_in(b, &one_time);
+        let save = |text: &str| {
+            b.goto(&format!("{CONSOLE}/access")).unwrap();
+            b.fill("#text", text).unwrap();
+            press(b, "Save policy");
+        };
+        // Gains are shown before anything is stored, though nobody's access changes.
+        save(&with_more("funnel", "bob@"));
+        says(b, &["Nobody gains or loses access; 2 other things change.", "Changes beside access"]);
+        says(b, &["tag:server gains attribute funnel", "Nothing is stored yet"]);
+        says(b, &["bob@ gains automatic approval of routes within 10.0.0.0/8"]);
+        shot(b, "beside");
+        press(b, "Save this change");
+        says(b, &["The policy was saved", "Version 3 is in force"]);
+        // What is taken away is confirmed, and the same text again is no new version.
+        save(&with_more("custom:x", "alice@"));
+        says(b, &["This takes something away", "tag:server loses attribute funnel"]);
+        says(b, &["bob@ loses automatic approval of routes within 10.0.0.0/8 (what is approved stays)"]);
+        press(b, "Save and take it away");
+        says(b, &["The policy was saved", "Version 4 is in force"]);
+        save(&with_more("custom:x", "alice@"));
+        says(b, &["Unchanged", "Version 4 is in force"]);
+    });
+    assert_eq!(server.json(&["policy", "history"]).as_array().unwrap().len(), 4);
+}
+
 #[test]
 fn the_simulator_finds_the_rule_and_mends_it() {
     let lab = Lab::new("simulator");

@@ -1,4 +1,4 @@
-//! What one node may do at another by one policy: ports place by place, and capabilities.
+//! What one node may do at another by one policy: ports place by place, and capabilities with their values.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -6,13 +6,18 @@ use super::super::compile::{Inner, NameState};
 use super::super::plan::{Form, Id, Kind, Name, Shape};
 use super::super::ports::{Ports, grant, joined, ports_in_words};
 use super::super::ranges::{Range, internet};
+use super::others::some;
+use crate::wire::CapMap;
 
 /// Access between two nodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Access {
     ports: BTreeMap<Place, Ports>,
-    apps: BTreeSet<String>,
+    apps: Apps,
 }
+
+/// Capabilities with the texts of their values.
+type Apps = BTreeMap<String, BTreeSet<String>>;
 
 /// From the node itself (`None`) or what lies behind it, to the node itself or what lies behind it, in
 /// one family.
@@ -43,10 +48,25 @@ pub(super) struct Sender<'a> {
     /// Per destination name: what the node and what lies behind it may reach there.
     reach: HashMap<Id, BTreeMap<(Option<Range>, bool), Ports>>,
     /// Per destination name: capabilities.
-    apps: HashMap<Id, BTreeSet<&'a str>>,
+    apps: HashMap<Id, Apps>,
     /// What devices of one user may besides.
     own: Ports,
-    own_apps: BTreeSet<&'a str>,
+    own_apps: Apps,
+}
+
+/// Adds a rule's capabilities.
+fn add_caps(to: &mut Apps, caps: &CapMap) {
+    for (name, values) in caps {
+        let values = values.iter().flatten().map(ToString::to_string);
+        to.entry(name.clone()).or_default().extend(values);
+    }
+}
+
+/// Adds capabilities to others.
+fn add_apps(to: &mut Apps, more: &Apps) {
+    for (name, values) in more {
+        to.entry(name.clone()).or_default().extend(values.iter().cloned());
+    }
 }
 
 impl<'a> Sender<'a> {
@@ -56,7 +76,7 @@ impl<'a> Sender<'a> {
             reach: HashMap::new(),
             apps: HashMap::new(),
             own: Ports::new(),
-            own_apps: BTreeSet::new(),
+            own_apps: Apps::new(),
         };
         let Some((at, names)) = node.and_then(|at| Some((at, policy.nodes.get(at)?))) else {
             return sender;
@@ -83,12 +103,12 @@ impl<'a> Sender<'a> {
                     }
                     Kind::App { elements, caps, companion: false } => {
                         for name in elements.iter().flatten() {
-                            sender.apps.entry(*name).or_default().extend(caps.keys().map(String::as_str));
+                            add_caps(sender.apps.entry(*name).or_default(), caps);
                         }
                     }
                     Kind::OwnPorts(ports) if itself => grant(&mut sender.own, unit.protocol, ports),
                     Kind::OwnApp { caps, companion: false } if itself => {
-                        sender.own_apps.extend(caps.keys().map(String::as_str));
+                        add_caps(&mut sender.own_apps, caps);
                     }
                     _ => {}
                 }
@@ -98,6 +118,20 @@ impl<'a> Sender<'a> {
             ports.values_mut().for_each(joined);
         }
         sender
+    }
+
+    /// Ports of the node `to` itself that are reached, over whichever family.
+    pub(super) fn ports(&self, to: Option<usize>, same: bool) -> Ports {
+        let mut out = Ports::new();
+        for (place, ports) in self.access(to, same).ports {
+            if place.from.is_none() && place.to.is_none() {
+                for (protocol, ranges) in ports {
+                    out.entry(protocol).or_default().extend(ranges);
+                }
+            }
+        }
+        out.values_mut().for_each(joined);
+        out
     }
 
     /// What is reached at `to`; `same` adds what devices of one user may.
@@ -128,7 +162,7 @@ impl<'a> Sender<'a> {
             if let Some(apps) = self.apps.get(number)
                 && (state.has(at) || state.keep.get(at))
             {
-                out.apps.extend(apps.iter().map(|a| (*a).to_owned()));
+                add_apps(&mut out.apps, apps);
             }
         }
         if same {
@@ -140,7 +174,7 @@ impl<'a> Sender<'a> {
                     }
                 }
             }
-            out.apps.extend(self.own_apps.iter().map(|a| (*a).to_owned()));
+            add_apps(&mut out.apps, &self.own_apps);
         }
         for ports in out.ports.values_mut() {
             ports.values_mut().for_each(joined);
@@ -216,9 +250,19 @@ fn behind(policy: &Inner, name: &Name, state: &NameState, routes: &[usize], out:
 }
 
 /// What of `a` is not in `b`. A part of a subnet that `b` has as a whole is in `b`; what `b` has only
-/// in parts counts as missing, so a loss is never hidden.
+/// in parts counts as missing, so a loss is never hidden. A capability that `b` has with other values stands
+/// with the values that are missing there, one that it has not stands without.
 pub(super) fn without(a: &Access, b: &Access) -> Access {
-    let apps = a.apps.difference(&b.apps).cloned().collect();
+    let mut apps = Apps::new();
+    for (name, values) in &a.apps {
+        let missing: BTreeSet<String> = match b.apps.get(name) {
+            None => BTreeSet::new(),
+            Some(known) => values.difference(known).cloned().collect(),
+        };
+        if !missing.is_empty() || !b.apps.contains_key(name) {
+            apps.insert(name.clone(), missing);
+        }
+    }
     let mut out = Access { ports: BTreeMap::new(), apps };
     for (place, ports) in &a.ports {
         for (protocol, ranges) in ports {
@@ -256,6 +300,13 @@ pub(super) fn without(a: &Access, b: &Access) -> Access {
 }
 
 impl Access {
+    /// What of it lies behind a node, in `range`.
+    pub(super) fn behind(mut self, range: Range) -> Self {
+        self.ports.retain(|place, _| place.to.is_some_and(|to| to.overlaps(range)));
+        self.apps.clear();
+        self
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.ports.is_empty() && self.apps.is_empty()
     }
@@ -284,6 +335,9 @@ pub(super) fn words(access: &Access) -> String {
         let from = place.from.map_or_else(String::new, |r| format!(" from {}", r.text()));
         out.push(format!("{here}{family}{to}{from}"));
     }
-    out.extend(access.apps.iter().map(|app| format!("capability {app}")));
+    out.extend(access.apps.iter().map(|(app, values)| match values.is_empty() {
+        true => format!("capability {app}"),
+        false => format!("capability {app}{}", some(values)),
+    }));
     out.join("; ")
 }

@@ -1,21 +1,31 @@
 //! Who gains and who loses what between two policies for the same world. Only what a changed rule touches
 //! is looked at; nodes of equal standing in both policies are one class, and classes that gain the same
-//! at the same places are told together, as people and tags.
+//! at the same places are told together, as people and tags. What is no access between two devices
+//! (attributes, approval, ways, posture, options) is found by the parts under `others`.
 
 mod access;
+mod approvals;
+mod attributes;
+mod options;
+mod others;
+mod owners;
+mod postures;
 mod rows;
 mod ssh;
+mod ways;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::keys::UserId;
+use crate::keys::{NodeId, UserId};
 
 use super::AccessDiff;
 use super::compile::Inner;
 use super::plan::{Form, Id, Kind, Shape, Unit};
 use super::ranges::Bits;
 use access::{Sender, without, words};
+
+pub use others::{Effect, OtherChange, OtherKind};
 
 /// Pairs of classes that are compared at most per direction; a change that touches more is told as "at
 /// least so much".
@@ -61,13 +71,32 @@ pub(super) fn diff(old: &Inner, new: &Inner, limit: usize) -> AccessDiff {
         list.extend(ssh);
         rows::widest(list, limit)
     };
+    let (other, other_total, other_lost) = others::others(old, new, limit);
     AccessDiff {
+        other,
+        other_total,
+        other_lost,
         gained_total: gained.total + ssh_gained_total,
         lost_total: lost.total + ssh_lost_total,
         gained: list(new, &gained, ssh_gained),
         lost: list(old, &lost, ssh_lost),
         exact: all_lost && all_gained && ssh_all_lost && ssh_all_gained,
     }
+}
+
+/// Whether `from` reaches any port of `to` itself by `policy` and not by `other`, over whichever family.
+pub(super) fn opens_beyond(policy: &Inner, other: &Inner, from: NodeId, to: NodeId) -> bool {
+    let ports = |policy: &Inner| {
+        let [from, to] = [from, to].map(|id| policy.ground.index.get(&id).copied());
+        let user = |at: Option<usize>| policy.ground.nodes.get(at?)?.user;
+        let same = user(from).is_some() && user(from) == user(to);
+        Sender::new(policy, from).ports(to, same)
+    };
+    let (mine, theirs) = (ports(policy), ports(other));
+    mine.iter().any(|(protocol, ranges)| {
+        let kept = theirs.get(protocol).map_or(&[][..], Vec::as_slice);
+        ranges.iter().any(|(first, last)| !kept.iter().any(|(from, to)| from <= first && last <= to))
+    })
 }
 
 /// Whether a unit gives anybody anything.

@@ -81,21 +81,18 @@ impl Identities {
         what: String,
         pairs: u64,
     ) -> AccessChange {
-        let ids = |nodes: &[usize]| -> Vec<NodeId> {
-            nodes.iter().filter_map(|at| policy.ground.nodes.get(*at)).map(|n| n.id).take(IDS).collect()
-        };
         AccessChange {
             from: self.words(policy, from),
             to: self.words(policy, to),
             what,
             pairs,
-            from_nodes: ids(from),
-            to_nodes: ids(to),
+            from_nodes: some_ids(policy, from),
+            to_nodes: some_ids(policy, to),
         }
     }
 
     /// `alice@`, `laptop of alice@`, `alice@, tag:server and 41 more`.
-    fn words(&self, policy: &Inner, nodes: &[usize]) -> String {
+    pub(super) fn words(&self, policy: &Inner, nodes: &[usize]) -> String {
         let mut by: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for at in nodes {
             by.entry(identity(policy, *at)).or_default().push(*at);
@@ -129,6 +126,11 @@ impl Identities {
             None => String::new(),
         }
     }
+}
+
+/// Ids of the first devices.
+pub(super) fn some_ids(policy: &Inner, nodes: &[usize]) -> Vec<NodeId> {
+    nodes.iter().filter_map(|at| policy.ground.nodes.get(*at)).map(|n| n.id).take(IDS).collect()
 }
 
 /// The person, or the tags, that a node is.

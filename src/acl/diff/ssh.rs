@@ -1,5 +1,5 @@
-//! Who may log in by SSH where, by one policy and not by the other. Only rules that the other policy has
-//! not are looked at.
+//! Who may log in by SSH where, by one policy and not by the other, or there only after a check. Only rules
+//! that the other policy has not are looked at, and the other's own that check or refuse.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -17,17 +17,17 @@ const OTHER: &str = "\u{1}";
 /// Logins that `by` lets in and `other` does not: rows, pairs of devices, and whether all was looked at.
 pub(super) fn turn(by: &Inner, other: &Inner) -> (Vec<AccessChange>, u64, bool) {
     let (mine, theirs) = (by.ssh(), other.ssh());
-    let known: HashSet<u128> = theirs.prints().into_iter().collect();
-    let prints = mine.prints();
-    let changed: Vec<usize> =
-        (0..).zip(&prints).filter(|(_, print)| !known.contains(print)).map(|(at, _)| at).collect();
+    let changed = |table: &Table, than: &Table| -> Vec<usize> {
+        let known: HashSet<u128> = than.prints().into_iter().collect();
+        (0..).zip(table.prints()).filter(|(_, print)| !known.contains(print)).map(|(at, _)| at).collect()
+    };
+    let gone = changed(mine, theirs).into_iter().filter_map(|number| mine.reach(&by.ground, number));
+    let narrower = changed(theirs, mine).into_iter().filter(|number| theirs.narrows(*number));
+    let narrower = narrower.filter_map(|number| theirs.reach(&other.ground, number));
     let mut found: BTreeMap<String, HashMap<Bits, BTreeSet<usize>>> = BTreeMap::new();
     let mut asked: HashSet<(usize, String)> = HashSet::new();
     let mut whole = true;
-    for number in changed {
-        let Some((targets, logins)) = mine.reach(&by.ground, number) else {
-            continue;
-        };
+    for (targets, logins) in gone.chain(narrower) {
         for to in targets.iter() {
             let target: Bits = [to].into_iter().collect();
             for login in &logins {
@@ -42,19 +42,26 @@ pub(super) fn turn(by: &Inner, other: &Inner) -> (Vec<AccessChange>, u64, bool) 
                 let who = |table: &Table, policy: &Inner| {
                     let candidates = table.candidates(&policy.ground.all, &target);
                     let admitted = table.admitted(&policy.ground, &candidates, to, login);
-                    let mut all = admitted.accept;
+                    // Whom a rule checks is checked, whatever other rules say.
+                    let mut free = admitted.accept;
+                    free.drop(&admitted.check);
+                    let mut all = free.clone();
                     all.add(&admitted.check);
-                    all.clear(to);
-                    all
+                    [free, all].map(|mut nodes| {
+                        nodes.clear(to);
+                        nodes
+                    })
                 };
-                let mut more = who(mine, by);
-                more.drop(&who(theirs, other));
-                if !more.is_empty() {
-                    let what = match login {
-                        OTHER => "ssh as any login but root".to_owned(),
-                        name => format!("ssh as {name}"),
-                    };
-                    found.entry(what).or_default().entry(more).or_default().insert(to);
+                let ([mut unasked, mut more], [their_free, their_all]) = (who(mine, by), who(theirs, other));
+                more.drop(&their_all);
+                unasked.drop(&their_free);
+                unasked.drop(&more);
+                let login = if login == OTHER { "any login but root" } else { login };
+                for (nodes, end) in [(more, ""), (unasked, " without a check")] {
+                    if !nodes.is_empty() {
+                        let what = format!("ssh as {login}{end}");
+                        found.entry(what).or_default().entry(nodes).or_default().insert(to);
+                    }
                 }
             }
         }

@@ -219,12 +219,22 @@ impl Words<'_, '_> {
 
 /// Whether a condition holds, and it in words with what is known.
 pub(super) fn condition_words(condition: &Condition, attributes: &Attributes) -> (bool, String) {
-    let value = |v: &AttrValue| match v {
+    let known = attributes.get(&condition.attribute).map_or_else(|| "not known".to_owned(), value_words);
+    let holds = posture::condition(condition, attributes);
+    (holds, format!("{}, and it is {known}", demand_words(condition)))
+}
+
+fn value_words(value: &AttrValue) -> String {
+    match value {
         AttrValue::Text(text) => format!("'{text}'"),
         AttrValue::Number(number) => number.to_string(),
         AttrValue::Bool(yes) => yes.to_string(),
-    };
-    let list = || condition.values.iter().map(value).collect::<Vec<_>>().join(", ");
+    }
+}
+
+/// A condition as it is written.
+pub(in crate::acl) fn demand_words(condition: &Condition) -> String {
+    let list = || condition.values.iter().map(value_words).collect::<Vec<_>>().join(", ");
     let wanted = match condition.compare {
         Compare::Equal => format!("== {}", list()),
         Compare::NotEqual => format!("!= {}", list()),
@@ -237,7 +247,5 @@ pub(super) fn condition_words(condition: &Condition, attributes: &Attributes) ->
         Compare::IsSet => "IS SET".to_owned(),
         Compare::NotSet => "NOT SET".to_owned(),
     };
-    let known = attributes.get(&condition.attribute).map_or_else(|| "not known".to_owned(), value);
-    let holds = posture::condition(condition, attributes);
-    (holds, format!("{} {wanted}, and it is {known}", condition.attribute))
+    format!("{} {wanted}", condition.attribute)
 }

@@ -238,4 +238,4 @@ pub struct Explanation {
 }
 
 pub(super) use answer::explain;
-pub(super) use chain::{rule_at, section_name};
+pub(super) use chain::{demand_words, rule_at, section_name};

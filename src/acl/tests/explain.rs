@@ -291,14 +291,14 @@ fn a_refusal_tells_what_is_nearest() {
     assert_eq!(found.verdict, Verdict::Refused);
     assert_eq!(
         found.sentence,
-        "n3 (bob@example.com) may not reach n4 (tag:server) on tcp 22: the rules that join the two open only ports 80."
+        "n3 (bob@example.com) may not reach n4 (tag:server) on tcp 22: the rules that join the two open only port 80."
     );
     let changes: Vec<(u32, &str)> =
         found.misses.iter().map(|m| (m.rule.as_ref().unwrap().index, m.change.as_str())).collect();
     assert_eq!(
         changes,
         [
-            (4, "The rule opens only ports 80: it would have to open tcp 22 too."),
+            (4, "The rule opens only port 80: it would have to open tcp 22 too."),
             (
                 3,
                 "n3 does not meet the rule's device posture: posture:linux wants node:os == 'linux', and it is 'windows'."

@@ -4,6 +4,7 @@
 mod approve;
 mod asserts;
 mod attrs;
+mod diff;
 mod explain;
 mod guide;
 mod hostile;

@@ -40,7 +40,7 @@ pub enum Policy {
         #[arg(long, value_name = "FILE", requires = "file")]
         topology: Option<PathBuf>,
     },
-    /// Show who gains and who loses what from policy A to policy B
+    /// Show who gains and who loses what from policy A to policy B; status 1 if tests of B fail
     Diff {
         /// A file, the number of a stored version, or the word live
         a: String,

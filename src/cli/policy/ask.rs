@@ -7,13 +7,13 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::args::Explain;
-use super::compile::{compiled, topology};
-use super::faults::{Named, refuse};
+use super::compile::{compiled, topology, untested};
+use super::faults::{Named, refuse, tell, warn};
 use super::live;
 use super::text::read;
-use crate::acl;
 use crate::acl::explain::{Asked, Question};
-use crate::api::types::Diff;
+use crate::acl::{self, Compiled};
+use crate::api::types::{Compared, FailingTests};
 use crate::cli::client::Client;
 use crate::cli::exit::Failure;
 use crate::cli::printer::{Printer, plain, table};
@@ -176,9 +176,8 @@ pub(super) async fn diff(
     let (a, b) = (named(a, client, printer).await?, named(b, client, printer).await?);
     let found = match net {
         Some(net) => {
-            let (_, old) = compiled(&a, &net, printer)?;
-            let (_, new) = compiled(&b, &net, printer)?;
-            Diff::from(acl::diff(&old, &new, SHOWN))
+            let (old, new) = (untested(&a, &net, printer)?, untested(&b, &net, printer)?);
+            Compared::new(acl::diff(&old, &new, SHOWN), [&old, &new].map(Compiled::failing_tests))
         }
         None => {
             // Each is read first by itself, so that a fault is told of the text it stands in.
@@ -190,8 +189,19 @@ pub(super) async fn diff(
         }
     };
     printer.data(&found, || {
-        let mut lines = live::changes(&found);
-        lines.push(live::summary("from A to B", &found));
+        let mut lines = live::changes(&found.diff);
+        lines.push(live::summary("from A to B", &found.diff));
         lines.join("\n")
-    })
+    })?;
+    let FailingTests { a: old, b: new } = &found.failing_tests;
+    warn(&a, old, printer);
+    if new.is_empty() {
+        return Ok(());
+    }
+    tell(&b, new, printer);
+    let count = match new.len() {
+        1 => "1 test does".to_owned(),
+        n => format!("{n} tests do"),
+    };
+    Err(Failure::User(format!("{count} not hold in {}: `tsd policy set` would refuse it", b.name)))
 }

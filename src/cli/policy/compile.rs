@@ -58,6 +58,15 @@ pub(super) fn compiled(
     })
 }
 
+/// Compiles for a network, failing tests or not, or shows why not.
+pub(super) fn untested(source: &Named, net: &Topology, printer: &Printer) -> Result<Compiled, Failure> {
+    let (_, compiled) = net.compile_untested(&source.text).map_err(|faults| {
+        let faults: Vec<Fault> = faults.into_iter().map(Fault::from).collect();
+        refuse(source, &faults, printer)
+    })?;
+    Ok(compiled)
+}
+
 pub(super) fn run(
     policy: &Path,
     topology_file: &Path,

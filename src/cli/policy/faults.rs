@@ -38,6 +38,11 @@ pub(super) fn refuse(source: &Named, faults: &[Fault], printer: &Printer) -> Fai
     Failure::Told
 }
 
+/// Shows faults that were not asked about.
+pub(super) fn tell(source: &Named, faults: &[Fault], printer: &Printer) {
+    show(source, faults, Severity::Error, printer);
+}
+
 /// Shows warnings.
 pub(super) fn warn(source: &Named, faults: &[Fault], printer: &Printer) {
     show(source, faults, Severity::Warning, printer);

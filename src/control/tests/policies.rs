@@ -430,3 +430,57 @@ async fn an_author_who_would_lose_the_way_to_the_server_is_told_first() {
     let AdminError::NeedsConfirmation(outcome) = asked else { panic!("{asked}") };
     assert_eq!(outcome.cuts_author, Some(said));
 }
+
+#[tokio::test]
+async fn the_text_in_force_is_not_stored_again() {
+    let world = World::new().await;
+    let control = &world.control;
+    // What is in force by default was never stored, so it is stored when asked for.
+    let text = control.policy().text;
+    let first = control.set_policy(&by(), &text, "", false, None).await.unwrap();
+    assert_eq!((first.version, first.applied, first.unchanged), (1, true, false));
+    let again = control.set_policy(&by(), &text, "a comment", false, Some(1)).await.unwrap();
+    assert_eq!((again.version, again.applied, again.unchanged), (1, false, true));
+    assert_eq!(control.policy_history().await.unwrap().len(), 1);
+    // Going back to the text in force as well; any other text, be it by a space, is a version.
+    let back = control.rollback_policy(&by(), 1, "", true, None).await.unwrap();
+    assert_eq!((back.version, back.unchanged), (1, true));
+    let spaced = control.set_policy(&by(), &format!("{text} "), "", false, None).await.unwrap();
+    assert_eq!((spaced.version, spaced.applied, spaced.unchanged), (2, true, false));
+    let old = control.set_policy(&by(), &text, "", false, Some(1)).await;
+    assert!(matches!(old, Err(AdminError::Conflict(_))), "another version is in force by now: {old:?}");
+}
+
+#[tokio::test]
+async fn what_is_taken_away_beside_access_wants_a_word_too() {
+    let world = World::new().await;
+    let control = &world.control;
+    let _a = world.joined(1, "a").await;
+    let with =
+        |rest: &str| format!(r#"{{"acls": [{{"action": "accept", "src": ["*"], "dst": ["*:*"]}}]{rest}}}"#);
+    let attribute =
+        |name: &str| with(&format!(r#", "nodeAttrs": [{{"target": ["*"], "attr": ["{name}"]}}]"#));
+    control.set_policy(&by(), &attribute("funnel"), "", false, None).await.unwrap();
+    let refused = control.set_policy(&by(), &attribute("custom:x"), "", false, None).await.unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "this change takes something away beside access (alice@: attribute funnel)"
+    );
+    let outcome = control.set_policy(&by(), &attribute("custom:x"), "", true, None).await.unwrap();
+    assert_eq!((outcome.diff.lost_total, outcome.diff.other_total, outcome.diff.other_lost), (0, 2, 1));
+    let outcome = control.set_policy(&by(), &with(""), "", false, None).await.unwrap();
+    assert!(outcome.applied, "nobody lives by such an attribute");
+    assert_eq!((outcome.diff.other_total, outcome.diff.other_lost), (1, 0));
+}
+
+#[tokio::test]
+async fn a_comparison_tells_of_tests_that_do_not_hold() {
+    let world = World::new().await;
+    let _a = world.joined(1, "a").await;
+    let none = r#"{"acls": [], "tests": [{"src": "alice@", "accept": ["alice@:22"]}]}"#;
+    let found = world.control.compare_policies(ALL.into(), none.into()).await.unwrap();
+    let [old, new] = &found.failing;
+    assert!(old.is_empty() && new.len() == 1 && new[0].code == "test-failed", "{new:?}");
+    let read = world.control.compare_policies("{".into(), none.into()).await;
+    assert!(matches!(read, Err(AdminError::Policy(_))), "{read:?}");
+}
