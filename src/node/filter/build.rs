@@ -146,10 +146,11 @@ fn family<K: Key>(facts: &Facts<'_>, budget: &mut Budget, key: fn(u128) -> K) ->
 
 /// Sorted, without doubles, from 0 to `last`: where the intervals that ranges cut start.
 fn starts<'r, K: Key>(ranges: impl Iterator<Item = &'r Range>, last: u128, key: fn(u128) -> K) -> Vec<K> {
-    let after = |end: u128| (end < last).then(|| end + 1);
-    let mut bounds: Vec<K> =
-        ranges.flat_map(|range| [Some(range.0), after(range.1)]).flatten().map(key).collect();
-    bounds.push(key(0));
+    let mut bounds = vec![key(0)];
+    for (first, end) in ranges {
+        bounds.push(key(*first));
+        bounds.extend((*end < last).then(|| key(*end + 1)));
+    }
     bounds.sort_unstable();
     bounds.dedup();
     bounds
