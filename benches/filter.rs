@@ -17,6 +17,8 @@ mod ranges;
 mod rows;
 #[path = "../src/node/filter/rules.rs"]
 mod rules;
+#[path = "../src/node/filter/starts.rs"]
+mod starts;
 
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -47,7 +49,13 @@ impl Dice {
 }
 
 /// A device of a tailnet, by its number.
-fn device(n: u32, v6: bool) -> IpAddr {
+fn device(shape: Shape, n: u32, v6: bool) -> IpAddr {
+    if shape == Shape::Scattered {
+        let lot = u128::from(n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+        let v4 = u32::try_from(lot >> 106).unwrap();
+        let v4 = Ipv4Addr::from_bits(0x6440_0000 | v4);
+        return if v6 { Ipv6Addr::from_bits(ME_V6 >> 80 << 80 | lot >> 48).into() } else { v4.into() };
+    }
     if v6 {
         Ipv6Addr::from_bits(ME_V6 + 1 + u128::from(n)).into()
     } else {
@@ -55,10 +63,12 @@ fn device(n: u32, v6: bool) -> IpAddr {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
     /// A tailnet's policy: groups of devices, single ports, some ranges, some open to all.
     Policy,
+    /// The same where addresses are drawn by lot from the whole of 100.64.0.0/10, and of the tailnet's /48.
+    Scattered,
     /// One source per rule and a random range of ports: every cell has its own large set of sources.
     Ranges,
 }
@@ -72,9 +82,10 @@ fn make(shape: Shape, count: u32, dice: &mut Dice) -> Vec<FilterRule> {
                     let (a, b) = (dice.below(65_536) as u16, dice.below(65_536) as u16);
                     (vec![(n * 2, 0)], (a.min(b), a.max(b)))
                 }
-                Shape::Policy => {
+                Shape::Policy | Shape::Scattered => {
+                    let wide = if shape == Shape::Policy { 4 } else { 1 };
                     let sources: Vec<_> =
-                        (0..1 + dice.below(8)).map(|_| (dice.below(devices), dice.below(4))).collect();
+                        (0..1 + dice.below(8)).map(|_| (dice.below(devices), dice.below(wide))).collect();
                     let port = 1 + dice.below(30_000) as u16;
                     let ports = match dice.below(20) {
                         0 => (port, port + 100),
@@ -87,8 +98,8 @@ fn make(shape: Shape, count: u32, dice: &mut Dice) -> Vec<FilterRule> {
             let spelled = |v6| {
                 let sources = sources.clone();
                 sources.into_iter().map(move |(from, more)| match more {
-                    0 => device(from, v6).to_string(),
-                    _ => format!("{}-{}", device(from, v6), device(from + more, v6)),
+                    0 => device(shape, from, v6).to_string(),
+                    _ => format!("{}-{}", device(shape, from, v6), device(shape, from + more, v6)),
                 })
             };
             let ports = PortRange { first: ports.0, last: ports.1 };
@@ -107,7 +118,7 @@ fn make(shape: Shape, count: u32, dice: &mut Dice) -> Vec<FilterRule> {
 type Packet = (IpAddr, IpAddr, u8, u16);
 
 /// Half of the packets are such that some rule permits them.
-fn packets(rules: &[FilterRule], v6: bool, dice: &mut Dice) -> Vec<Packet> {
+fn packets(shape: Shape, rules: &[FilterRule], v6: bool, dice: &mut Dice) -> Vec<Packet> {
     let me: IpAddr = if v6 { Ipv6Addr::from_bits(ME_V6).into() } else { Ipv4Addr::from_bits(ME_V4).into() };
     (0..PACKETS)
         .map(|n| {
@@ -119,7 +130,7 @@ fn packets(rules: &[FilterRule], v6: bool, dice: &mut Dice) -> Vec<Packet> {
             if n % 2 == 0 {
                 (src, me, proto, port)
             } else {
-                (device(dice.below(10_000), v6), me, proto, port)
+                (device(shape, dice.below(10_000), v6), me, proto, port)
             }
         })
         .collect()
@@ -173,7 +184,7 @@ fn main() {
         "| rules | shape | family | plain loop ns | cold ns | warm ns | read ms | build ms | KiB | parts | permitted |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
-    for shape in [Shape::Policy, Shape::Ranges] {
+    for shape in [Shape::Policy, Shape::Scattered, Shape::Ranges] {
         for count in [10, 1000, 10_000] {
             let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
             let wire = make(shape, count, &mut dice);
@@ -185,7 +196,7 @@ fn main() {
             let (read, read_ms): (Vec<Rule>, f64) = once(reader);
             let (index, build_ms) = once(|| build::build(&read, &local, build::Budget::NODE));
             for v6 in [false, true] {
-                let all = packets(&wire, v6, &mut dice);
+                let all = packets(shape, &wire, v6, &mut dice);
                 let judge = |p: &Packet| index.port(p.0, p.1, p.2, p.3);
                 let few: Vec<Packet> = all.iter().take(4096).copied().collect();
                 for p in &few {

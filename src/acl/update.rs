@@ -160,12 +160,14 @@ impl Inner {
         next.lists(&self.plan, &ground);
         if routes {
             // The routes stand in the sources of every rule from `*`.
+            let mut dsts = Bits::default();
             for id in &self.plan.literals {
                 let name = self.plan.names.get(*id as usize);
                 if name.is_some_and(|n| matches!((&n.shape, n.form), (Shape::Star { .. }, Form::Source(_)))) {
-                    self.all_receivers(*id, &next.names, &mut filters);
+                    self.led_to(*id, &mut dsts);
                 }
             }
+            receivers(&dsts, &next.names, &mut filters);
         }
         let out = Self {
             file: self.file.clone(),
@@ -220,15 +222,18 @@ impl Inner {
             [Some((_, a)), Some((_, b))] => a.v4 == b.v4 && a.v6 == b.v6,
             _ => false,
         };
+        // Of many names that lead to the same destinations, each destination is looked at once.
+        let mut dsts = Bits::default();
         for (one, other) in [(before, after), (after, before)] {
             for (id, touch) in one {
                 let there = other.get(id).copied().unwrap_or_default();
                 let sources = touch.families == there.families && touch.hole == there.hole;
-                if !(sources && same_address) {
-                    self.receivers(*id, &self.names, filters);
+                if !(sources && same_address) && self.prints(*id) {
+                    self.led_to(*id, &mut dsts);
                 }
             }
         }
+        receivers(&dsts, &self.names, filters);
         let users: BTreeSet<UserId> = ends.iter().flatten().filter_map(|(_, n)| n.user).collect();
         if !self.plan.own.is_empty() || !self.file.ssh.is_empty() {
             for devices in users.iter().filter_map(|u| ground.by_user.get(u)) {
@@ -246,23 +251,19 @@ impl Inner {
         }
     }
 
-    /// Nodes that receive rules whose sources hold `name`, given that a node entered or left it.
-    fn receivers(&self, name: Id, names: &[Arc<NameState>], out: &mut Bits) {
-        // Ranges print the same whoever has an address in them, except around failed postures.
-        let prints = self.plan.names.get(name as usize).is_some_and(|n| match n.form {
+    /// Whether rules from `name` read otherwise when a node enters or leaves it. Ranges print the same
+    /// whoever has an address in them, except around failed postures.
+    fn prints(&self, name: Id) -> bool {
+        self.plan.names.get(name as usize).is_some_and(|n| match n.form {
             Form::Source(posture) => posture > 0 || matches!(n.shape, Shape::Nodes),
             Form::Dest | Form::App(_) | Form::Via(_) => false,
-        });
-        if prints {
-            self.all_receivers(name, names, out);
-        }
+        })
     }
 
-    fn all_receivers(&self, name: Id, names: &[Arc<NameState>], out: &mut Bits) {
+    /// Adds the destination names that the source `name` leads to.
+    fn led_to(&self, name: Id, dsts: &mut Bits) {
         for dst in self.plan.to.get(name as usize).into_iter().flatten() {
-            if let Some(state) = names.get(*dst as usize) {
-                out.add(&state.keep);
-            }
+            dsts.set(*dst as usize);
         }
     }
 
@@ -274,6 +275,12 @@ impl Inner {
         let kept = touches.iter().filter(|(_, t)| t.keep).map(|(id, _)| *id).collect();
         NodeNames { srcs: srcs.into(), dsts: dsts.into(), class: self.class(kept) }
     }
+}
+
+/// Adds the nodes whose packet filters keep any of these destination names.
+fn receivers(dsts: &Bits, names: &[Arc<NameState>], out: &mut Bits) {
+    let kept: Vec<&Bits> = dsts.iter().filter_map(|dst| names.get(dst)).map(|state| &*state.keep).collect();
+    out.add_all(&kept);
 }
 
 fn everything(nodes: BTreeMap<NodeId, Option<WorldNode>>) -> Touched {

@@ -24,6 +24,7 @@ mod index;
 mod ranges;
 mod rows;
 mod rules;
+mod starts;
 
 /// Flows without connection that we started: remembered for answers (dataplane.md 6.3).
 const FLOWS: usize = 512;

@@ -6,9 +6,10 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::grid::{Pen, Rect};
-use super::index::{Cell, Grid, Index, Part, Starts};
+use super::index::{Cell, Grid, Index, Part};
 use super::ranges::{IpSet, Range, overlaps};
 use super::rules::{Rule, has_proto};
+use super::starts::{Key, Starts};
 use crate::wire::PortRange;
 
 /// What building may cost.
@@ -86,7 +87,7 @@ impl<'a> Facts<'a> {
     fn gather(rules: &'a [Rule], local: &'a IpSet, pick: fn(&IpSet) -> &[Range], last: u128) -> Self {
         let local = pick(local);
         let mut facts = Self { sets: Vec::new(), masks: Vec::new(), local, last, targets: Vec::new() };
-        let mut known_sets: HashMap<&[Range], u32> = HashMap::new();
+        let mut known_sets: HashMap<&[Range], u32> = HashMap::with_capacity(rules.len());
         let mut known_masks: HashMap<[u128; 2], u32> = HashMap::new();
         for rule in rules {
             let all = pick(rule.sources());
@@ -99,7 +100,8 @@ impl<'a> Facts<'a> {
                     short(facts.sets.len() - 1)
                 })
             };
-            let (set, plain) = (known(all), known(pick(&rule.srcs)));
+            let set = known(all);
+            let plain = if rule.with_caps.is_some() { known(pick(&rule.srcs)) } else { set };
             let mask = *known_masks.entry(rule.protos).or_insert_with(|| {
                 facts.masks.push(rule.protos);
                 short(facts.masks.len() - 1)
@@ -110,15 +112,15 @@ impl<'a> Facts<'a> {
                 facts.targets.extend(served.map(|dst| Target { dst: *dst, ports, mask, set, plain }));
             }
         }
-        facts.targets.sort_unstable();
-        facts.targets.dedup();
         // When it must be halved, the wide part from the narrow: crossing both is what costs.
-        facts.targets.sort_by_key(|t| std::cmp::Reverse((t.dst.1 - t.dst.0, t.ports.1 - t.ports.0)));
+        let width = |t: &Target| (t.dst.1 - t.dst.0, t.ports.1 - t.ports.0);
+        facts.targets.sort_unstable_by(|a, b| width(b).cmp(&width(a)).then_with(|| a.cmp(b)));
+        facts.targets.dedup();
         facts
     }
 }
 
-fn family<K: Ord + Copy>(facts: &Facts<'_>, budget: &mut Budget, key: fn(u128) -> K) -> Vec<Part<K>> {
+fn family<K: Key>(facts: &Facts<'_>, budget: &mut Budget, key: fn(u128) -> K) -> Vec<Part<K>> {
     let mut parts = Vec::new();
     let mut todo: Vec<&[Target]> = vec![&facts.targets];
     while let Some(targets) = todo.pop().filter(|t| !t.is_empty()) {
@@ -142,18 +144,16 @@ fn family<K: Ord + Copy>(facts: &Facts<'_>, budget: &mut Budget, key: fn(u128) -
     parts
 }
 
-/// Sorted, without doubles, from 0 to `last`: where intervals start.
-fn starts(mut bounds: Vec<u128>, last: u128) -> Vec<u128> {
-    bounds.push(0);
-    bounds.retain(|b| *b <= last);
+/// Sorted, without doubles, from 0 to `last`: where the intervals that ranges cut start.
+fn starts<'r, K: Key>(ranges: impl Iterator<Item = &'r Range>, last: u128, key: fn(u128) -> K) -> Vec<K> {
+    let mut bounds = vec![key(0)];
+    for (first, end) in ranges {
+        bounds.push(key(*first));
+        bounds.extend((*end < last).then(|| key(*end + 1)));
+    }
     bounds.sort_unstable();
     bounds.dedup();
     bounds
-}
-
-/// Start and the number after the end, where there is one.
-fn bounds(range: &Range) -> impl Iterator<Item = u128> + use<> {
-    [Some(range.0), range.1.checked_add(1)].into_iter().flatten()
 }
 
 /// Which protocols are told apart: the class of each, and of each class one and whether any has ports.
@@ -203,26 +203,28 @@ struct Builder<'a, K> {
     bytes: usize,
 }
 
-impl<'a, K: Ord + Copy> Builder<'a, K> {
+impl<'a, K: Key> Builder<'a, K> {
     fn part(
         facts: &'a Facts<'a>,
         targets: &[Target],
         budget: Budget,
         key: fn(u128) -> K,
     ) -> Result<Part<K>, TooBig> {
-        let used: BTreeSet<u32> = targets.iter().flat_map(|t| [t.set, t.plain]).collect();
+        let mut used: Vec<u32> = targets.iter().flat_map(|t| [t.set, t.plain]).collect();
+        used.sort_unstable();
+        used.dedup();
         let ranges = |set: u32| facts.sets.get(set as usize).copied().unwrap_or_default();
         let entries = targets.len() + used.iter().map(|s| ranges(*s).len()).sum::<usize>();
-        let srcs = starts(used.iter().flat_map(|s| ranges(*s).iter().flat_map(bounds)).collect(), facts.last);
-        let column = |n: u128| short(srcs.partition_point(|start| *start < n));
+        let srcs = starts(used.iter().flat_map(|s| ranges(*s)), facts.last, key);
+        let finder = Starts::new(srcs.clone());
         let mut columns = vec![Vec::new(); facts.sets.len()];
         for set in &used {
             if let Some(runs) = columns.get_mut(*set as usize) {
-                let end = |last: u128| last.checked_add(1).map_or(short(srcs.len()), column);
+                let column = |n: u128| short(finder.at(key(n)));
+                let end = |last: u128| if last < facts.last { column(last + 1) } else { short(srcs.len()) };
                 runs.extend(ranges(*set).iter().map(|(first, last)| (column(*first), end(*last))));
             }
         }
-        let srcs: Vec<K> = srcs.into_iter().map(key).collect();
         let mut b = Builder {
             facts,
             key,
@@ -257,7 +259,7 @@ impl<'a, K: Ord + Copy> Builder<'a, K> {
         protos: [u8; 256],
         samples: &[(u8, bool)],
     ) -> Result<Part<K>, TooBig> {
-        let dsts = starts(targets.iter().flat_map(|t| bounds(&t.dst)).collect(), self.facts.last);
+        let dsts = starts(targets.iter().map(|t| &t.dst), self.facts.last, |n| n);
         let mut events: Vec<(u128, bool, u32)> = Vec::with_capacity(targets.len() * 2);
         for (n, t) in targets.iter().enumerate() {
             events.push((t.dst.0, true, short(n)));
@@ -357,7 +359,7 @@ impl<'a, K: Ord + Copy> Builder<'a, K> {
         }
         let mut runs: Vec<(u32, u32)> =
             sets.iter().filter_map(|s| self.columns.get(*s as usize)).flatten().copied().collect();
-        runs.sort_unstable();
+        runs.sort_unstable_by_key(|(from, to)| u64::from(*from) << 32 | u64::from(*to));
         runs.dedup_by(|next, kept| {
             let touches = next.0 <= kept.1;
             if touches {

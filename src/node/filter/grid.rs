@@ -5,14 +5,15 @@
 use std::collections::HashMap;
 
 use super::build::{TooBig, short, token};
-use super::index::{Grid, Matrix, Starts};
+use super::index::{Grid, Matrix};
 use super::rows::{RowId, Rows, set_bits};
+use super::starts::{Key, Starts};
 
 /// Sources over more intervals than this are wide.
 const NARROW: u32 = 16;
 
 /// Sources, as intervals, that may reach ports; both half open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rect {
     pub(super) srcs: (u32, u32),
     pub(super) ports: (u32, u32),
@@ -26,12 +27,42 @@ pub(super) struct Pen {
     spare: Vec<Vec<u64>>,
 }
 
+impl Rect {
+    /// For a sort in one comparison.
+    fn order(&self) -> u128 {
+        let pair = |(a, b): (u32, u32)| u128::from(u64::from(a) << 32 | u64::from(b));
+        pair(self.srcs) << 64 | pair(self.ports)
+    }
+}
+
+/// Drops rectangles that are there twice.
+fn distinct(rects: &mut Vec<Rect>) {
+    rects.sort_unstable_by_key(Rect::order);
+    rects.dedup();
+}
+
+/// The bounds that occur in rectangles, and 0, ascending.
+fn bounds(rects: &[Rect], place: &mut [u32]) -> Vec<u32> {
+    let all = rects.iter().flat_map(|r| [r.srcs.0, r.srcs.1]).chain([0]);
+    if rects.len() * 8 < place.len() {
+        let mut cuts: Vec<u32> = all.collect();
+        cuts.sort_unstable();
+        cuts.dedup();
+        return cuts;
+    }
+    // Most of them occur: to mark them is cheaper than to sort.
+    place.fill(0);
+    for cut in all {
+        if let Some(mark) = place.get_mut(cut as usize) {
+            *mark = 1;
+        }
+    }
+    (0..).zip(&*place).filter(|(_, mark)| **mark == 1).map(|(cut, _)| cut).collect()
+}
+
 /// Renumbers the sources of rectangles by the bounds that occur in them; gives those bounds.
 fn squeeze(rects: &mut [Rect], place: &mut [u32]) -> Vec<u32> {
-    let mut cuts: Vec<u32> = rects.iter().flat_map(|r| [r.srcs.0, r.srcs.1]).collect();
-    cuts.push(0);
-    cuts.sort_unstable();
-    cuts.dedup();
+    let cuts = bounds(rects, place);
     for (at, cut) in cuts.iter().enumerate() {
         if let Some(to) = place.get_mut(*cut as usize) {
             *to = short(at);
@@ -49,7 +80,7 @@ fn port(n: u32) -> u16 {
 }
 
 /// The starts of these intervals. One past the last is an end and starts nothing.
-fn pick<K: Ord + Copy>(srcs: &[K], cuts: &[u32]) -> Starts<K> {
+fn pick<K: Key>(srcs: &[K], cuts: &[u32]) -> Starts<K> {
     Starts::new(cuts.iter().filter_map(|c| srcs.get(*c as usize)).copied().collect())
 }
 
@@ -60,19 +91,24 @@ impl Pen {
     }
 
     /// Draws a grid, paying for it from what is left of steps and bytes.
-    pub(super) fn grid<K: Ord + Copy>(
+    pub(super) fn grid<K: Key>(
         &mut self,
         mut rects: Vec<Rect>,
         srcs: &[K],
         (work, bytes): (&mut usize, usize),
     ) -> Result<Grid<K>, TooBig> {
-        rects.sort_unstable();
-        rects.dedup();
         let cuts = squeeze(&mut rects, &mut self.place);
         let starts = pick(srcs, &cuts);
-        let (narrow, wide): (Vec<Rect>, Vec<Rect>) =
+        let (mut narrow, mut wide): (Vec<Rect>, Vec<Rect>) =
             rects.into_iter().partition(|r| r.srcs.1 - r.srcs.0 <= NARROW);
-        let covered: usize = narrow.iter().map(|r| (r.srcs.1 - r.srcs.0) as usize).sum();
+        distinct(&mut wide);
+        let count = |rects: &[Rect]| rects.iter().map(|r| (r.srcs.1 - r.srcs.0) as usize).sum::<usize>();
+        let mut covered = count(&narrow);
+        if covered * 4 > bytes {
+            // Doubles vanish from the lists by themselves; they are looked for only where room is short.
+            distinct(&mut narrow);
+            covered = count(&narrow);
+        }
         if covered * 4 > bytes {
             return Err(TooBig);
         }
@@ -83,7 +119,7 @@ impl Pen {
         Ok(Grid { srcs: starts, lists, spans, wide })
     }
 
-    fn matrix<K: Ord + Copy>(
+    fn matrix<K: Key>(
         &mut self,
         mut rects: Vec<Rect>,
         outer: &[u32],
@@ -243,5 +279,21 @@ impl Filler<'_> {
             self.ports.push(self.cuts.get(lo as usize).map_or(u16::MAX, |c| port(*c)));
             self.port_rows.push(row);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubles_take_no_room_and_others_do() {
+        let draw = |rects: Vec<Rect>| Pen::new(3).grid(rects, &[0_u32, 5, 9], (&mut (1 << 20), 64)).ok();
+        let rect = |port| Rect { srcs: (1, 2), ports: (port, port + 1) };
+
+        let grid = draw(vec![rect(80); 1000]).unwrap();
+        assert_eq!((grid.lists, grid.spans), (vec![0, 0, 1, 1], vec![(80, 80)]));
+
+        assert!(draw((0..1000).map(|n| rect(n * 2)).collect()).is_none());
     }
 }

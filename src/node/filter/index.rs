@@ -1,45 +1,13 @@
 //! The compiled filter. Destinations are cut into elementary intervals of few classes; a class and a
 //! protocol lead to a grid of sources and ports. In a grid, narrow ranges of sources are lists of ports
 //! per source, and wide ones a decision matrix; so neither a port for many nor a source with many ports is
-//! written down more than a few times. A lookup is a few short binary searches, without allocation. A
+//! written down more than a few times. A lookup is a few short searches (`starts`), without allocation. A
 //! filter too large for one part is several, any of which may permit. `build` makes it.
 
 use std::net::IpAddr;
 
 use super::rows::{RowId, Rows};
-
-/// Starts of elementary intervals, ascending from the lowest number, with every so many of them once more:
-/// most of a search then stays within few lines of memory.
-#[derive(Debug)]
-pub(super) struct Starts<K> {
-    heads: Vec<K>,
-    all: Vec<K>,
-}
-
-/// How many starts stand behind one head.
-const BLOCK: usize = 16;
-
-impl<K: Ord + Copy> Starts<K> {
-    pub(super) fn new(all: Vec<K>) -> Self {
-        Self { heads: all.iter().step_by(BLOCK).copied().collect(), all }
-    }
-
-    /// The interval a key lies in.
-    fn at(&self, key: K) -> usize {
-        let block = self.heads.partition_point(|head| *head <= key).saturating_sub(1) * BLOCK;
-        let rest = self.all.get(block..).unwrap_or_default();
-        let few = rest.get(..BLOCK).unwrap_or(rest);
-        (block + few.partition_point(|start| *start <= key)).saturating_sub(1)
-    }
-
-    pub(super) const fn len(&self) -> usize {
-        self.all.len()
-    }
-
-    const fn bytes(&self) -> usize {
-        (self.heads.len() + self.all.len()) * size_of::<K>()
-    }
-}
+use super::starts::{Key, Starts};
 
 /// Sources and ports of wide ranges: a row of columns for each interval of ports.
 #[derive(Debug)]
@@ -60,14 +28,14 @@ pub(super) struct Grid<K> {
     pub(super) wide: Option<Matrix<K>>,
 }
 
-impl<K: Ord + Copy> Matrix<K> {
+impl<K: Key> Matrix<K> {
     fn has(&self, src: K, port: u16) -> bool {
         let row = self.port_rows.get(self.ports.at(port)).copied().unwrap_or_default();
         row != 0 && self.rows.has(row, self.srcs.at(src))
     }
 }
 
-impl<K: Ord + Copy> Grid<K> {
+impl<K: Key> Grid<K> {
     fn has(&self, src: K, port: u16) -> bool {
         let column = self.srcs.at(src);
         let bounds = (self.lists.get(column), self.lists.get(column + 1));
@@ -117,7 +85,7 @@ pub(super) struct Part<K> {
     pub(super) grids: Vec<Grid<K>>,
 }
 
-impl<K: Ord + Copy> Part<K> {
+impl<K: Key> Part<K> {
     fn class(&self, dst: K) -> usize {
         self.classes.get(self.dsts.at(dst)).map_or(0, |c| *c as usize)
     }

@@ -22,6 +22,11 @@ fn number(addr: IpAddr) -> u128 {
     }
 }
 
+/// Thousands are read at once: the family is seen beforehand.
+fn address(text: &str) -> Option<IpAddr> {
+    if text.contains(':') { text.parse().map(IpAddr::V6).ok() } else { text.parse().map(IpAddr::V4).ok() }
+}
+
 fn holds(list: &[Range], n: u128) -> bool {
     let after = list.partition_point(|(first, _)| *first <= n);
     after.checked_sub(1).and_then(|i| list.get(i)).is_some_and(|(_, last)| n <= *last)
@@ -59,21 +64,16 @@ impl IpSet {
             self.v6.push((0, u128::MAX));
             return true;
         }
-        if let Ok(addr) = text.parse::<IpAddr>() {
-            return self.add_range(addr, addr);
-        }
-        if let Some((a, b)) = text.split_once('-') {
-            let (Ok(a), Ok(b)) = (a.parse(), b.parse()) else {
-                return false;
-            };
-            return self.add_range(a, b);
-        }
-        match text.parse::<IpNet>() {
-            Ok(net) if net == net.trunc() => {
-                self.add(net);
-                true
+        match text.bytes().rfind(|c| matches!(c, b'-' | b'/')) {
+            None => address(text).is_some_and(|addr| self.add_range(addr, addr)),
+            Some(b'-') => {
+                let ends = text.split_once('-').and_then(|(a, b)| address(a).zip(address(b)));
+                ends.is_some_and(|(a, b)| self.add_range(a, b))
             }
-            _ => false,
+            Some(_) => {
+                let net = text.parse::<IpNet>().ok().filter(|net| *net == net.trunc());
+                net.map(|net| self.add(net)).is_some()
+            }
         }
     }
 
