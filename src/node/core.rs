@@ -20,6 +20,7 @@ use super::tun::Tun;
 use super::udp::Udp;
 use crate::clock::{Now, Rng};
 use crate::derp::client::{self, DerpEvent, DialOptions};
+use crate::derp::frame::GONE_NOT_HERE;
 use crate::keys::{NodeId, RegionId};
 use crate::wire::{DerpMap, EndpointType, MapResponse, NetInfo, Node, UserProfile};
 
@@ -298,7 +299,8 @@ impl Core {
                 engine.handle_derp(region, from, &bytes, now);
             }
             RegionNews::Event(DerpEvent::PeerGone { key, reason }) => {
-                let gone = Underlay::DerpPeerGone { region, key, reason };
+                let undelivered = reason == GONE_NOT_HERE;
+                let gone = Underlay::DerpPeerGone { region, key, undelivered };
                 engine.handle_underlay(gone, now);
             }
             RegionNews::Event(DerpEvent::Health(text)) => {

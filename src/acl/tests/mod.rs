@@ -177,8 +177,9 @@ fn the_companion_of_all_addresses_reaches_behind_routers() {
 #[test]
 fn a_grant_gives_others_first_and_companions_even_of_nobody() {
     let grant = |dst: &str, rest: &str| {
-        let text =
-            format!(r#"{{"groups": {{"group:e": []}}, "grants": [{{"src": ["alice@"], "dst": {dst}, {rest}}}]}}"#);
+        let text = format!(
+            r#"{{"groups": {{"group:e": []}}, "grants": [{{"src": ["alice@"], "dst": {dst}, {rest}}}]}}"#
+        );
         compiled(&text).filter_rules(NodeId(1)).to_vec()
     };
     let both = r#""ip": ["tcp:1", "udp:2"], "app": {"tailscale.com/cap/drive": [{}]}"#;

@@ -25,7 +25,6 @@ use super::quad100::Quad100;
 use super::router::Table;
 use super::wg::{WireGuard, is_initiation};
 use crate::clock::{Now, Rng};
-use crate::derp::frame::GONE_NOT_HERE;
 use crate::keys::{DiscoPrivate, NodeId, NodePrivate, NodePublic, RegionId};
 use crate::wire::{EndpointType, MapResponse, NetInfo, Node, UserProfile};
 
@@ -238,14 +237,14 @@ pub enum Underlay {
     DerpConnected(RegionId),
     /// A relay connection ended.
     DerpLost(RegionId),
-    /// The relay says a peer is gone (0) or was never there (1).
+    /// The relay says that a peer is not there, or not any more.
     DerpPeerGone {
         /// Where.
         region: RegionId,
         /// Who.
         key: NodePublic,
-        /// Why.
-        reason: u8,
+        /// What we sent found nobody there; else a connection ended.
+        undelivered: bool,
     },
     /// Round trip to a region's relay by HTTPS, when UDP is blocked.
     HttpsLatency(RegionId, Duration),
@@ -410,11 +409,9 @@ impl Engine {
                     self.netcheck(now);
                 }
             }
-            Underlay::DerpPeerGone { region, key, reason } => {
+            Underlay::DerpPeerGone { region, key, undelivered } => {
                 self.magic.peer_gone(&key, region);
-                if reason == GONE_NOT_HERE
-                    && let Some(id) = self.magic.by_key(&key)
-                {
+                if undelivered && let Some(id) = self.magic.by_key(&key) {
                     self.wg.undelivered(id, now.mono);
                 }
             }

@@ -58,7 +58,7 @@ fn a_packet_to_a_peer_that_is_not_at_its_relay_yet_goes_when_it_is() {
     s.send(0, &packet);
     // The relay knows nobody by this name.
     s.flights.retain(|_, (to, flight)| *to != 1 || !matches!(flight, Flight::Derp(..)));
-    let gone = Underlay::DerpPeerGone { region: HOME, key, reason: GONE_NOT_HERE };
+    let gone = Underlay::DerpPeerGone { region: HOME, key, undelivered: true };
     let now = s.now;
     s.hosts[0].engine.handle_underlay(gone, now);
     s.drain(0);
