@@ -158,16 +158,24 @@ impl Inner {
             };
             let [route_srcs, route_dsts] = self.route_names(*number);
             let any = |a: &[Id], b: &[Id]| a.iter().any(|s| b.iter().any(|d| self.pair(*s, *d)));
-            let open = view.routes.contains(number) || any(srcs, route_dsts) || any(route_srcs, dsts);
             let carries = |nodes: &Bits| elected(&route.net, &self.ids(nodes)) == Some(peer);
-            if open {
-                if carries(&route.nodes) {
-                    out.push(route.net);
-                }
-            } else if self.steering(v, *number).any(|via| {
-                let group = self.via_servers(via, &route.nodes);
-                group.get(p) && carries(&group)
-            }) {
+            let mut vias = self.steering(v, *number).peekable();
+            // Who is led through certain routers is led there, unless a rule opens ports by any of them.
+            let led = !view.routes.contains(number) && vias.peek().is_some() && {
+                let opens = |d: &&Id| self.plan.names.get(**d as usize).is_some_and(|n| n.form == Form::Dest);
+                let opening: Vec<Id> = route_dsts.iter().filter(opens).copied().collect();
+                !any(srcs, &opening)
+            };
+            let shown = if led {
+                vias.any(|via| {
+                    let group = self.via_servers(via, &route.nodes);
+                    group.get(p) && carries(&group)
+                })
+            } else {
+                let open = view.routes.contains(number) || any(srcs, route_dsts) || any(route_srcs, dsts);
+                open && carries(&route.nodes)
+            };
+            if shown {
                 out.push(route.net);
             }
         }
@@ -181,7 +189,8 @@ impl Inner {
     /// Sets of via tags through which `viewer` is led to a route.
     fn steering(&self, viewer: usize, route: usize) -> impl Iterator<Item = Id> {
         let [srcs, _] = self.sides(viewer);
-        let names = srcs.iter().filter_map(|s| self.plan.to.get(*s as usize)).flatten();
+        let any = if self.plan.steered.is_empty() { &[] } else { srcs };
+        let names = any.iter().filter_map(|s| self.plan.to.get(*s as usize)).flatten();
         names.filter_map(move |d| match self.plan.names.get(*d as usize)?.form {
             Form::Via(via) if self.names.get(*d as usize)?.routes.contains(&route) => Some(via),
             _ => None,

@@ -17,7 +17,7 @@ pub(super) struct Rule<'a> {
     src: Vec<&'a Alias>,
     posture: &'a SrcPosture,
     pub(super) dst: &'a Alias,
-    ports: Vec<(Option<u8>, &'a [PortRange])>,
+    pub(super) ports: Vec<(Option<u8>, &'a [PortRange])>,
     pub(super) app: Option<&'a AppCaps>,
     pub(super) via: BTreeSet<&'a str>,
     /// Routes and nodes on the side of its sources, then on that of its destination.
@@ -107,7 +107,7 @@ impl<'a> Naive<'a> {
     }
 
     /// What a literal name says, entry by entry.
-    fn spans(&self, alias: &Alias) -> Vec<Span> {
+    pub(super) fn spans(&self, alias: &Alias) -> Vec<Span> {
         match alias {
             Alias::Internet => INTERNET.clone(),
             Alias::Prefix(net) => vec![span(*net)],

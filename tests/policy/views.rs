@@ -56,17 +56,21 @@ impl Naive<'_> {
             let back = |r: &Rule<'_>| {
                 r.nets[0].contains(route) && (r.to.contains(&viewer.id) || (r.internet && is_exit(viewer)))
             };
-            // The way back leads through whoever carries the rule.
-            let plain =
-                |r: &Rule<'_>| (r.via.is_empty() && from(r) && to(r)) || (self.passes(r, viewer) && back(r));
-            let steered = |r: &Rule<'_>| {
-                from(r) && to(r) && self.passes(r, peer) && first(*route, Some(&r.via)) == Some(peer.id)
-            };
-            if viewer.served_routes.contains(route) || self.rules.iter().any(plain) {
-                first(*route, None) == Some(peer.id)
-            } else {
-                self.rules.iter().any(steered)
+            let primary = first(*route, None) == Some(peer.id);
+            let related = |r: &Rule<'_>| from(r) && to(r) && r.via.is_empty();
+            if viewer.served_routes.contains(route)
+                || self.rules.iter().any(|r| related(r) && !r.ports.is_empty())
+            {
+                return primary;
             }
+            let literal = |r: &Rule<'_>| *r.dst != Alias::Internet && !self.spans(r.dst).is_empty();
+            let led = |r: &&Rule<'_>| from(r) && to(r) && !r.via.is_empty() && literal(r);
+            let mut led = self.rules.iter().filter(led).peekable();
+            if led.peek().is_some() {
+                return led.any(|r| self.passes(r, peer) && first(*route, Some(&r.via)) == Some(peer.id));
+            }
+            // The way back leads through whoever carries the rule.
+            primary && self.rules.iter().any(|r| related(r) || (self.passes(r, viewer) && back(r)))
         };
         let visible = self.visible(viewer, peer);
         peer.served_routes.iter().filter(|r| visible && shown(r)).copied().collect()

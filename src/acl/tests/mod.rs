@@ -172,6 +172,28 @@ fn the_companion_of_all_addresses_reaches_behind_routers() {
     assert_eq!(dsts(6).len(), 2, "exit routes are no subnet routes");
 }
 
+/// SEMANTICS.md 9.5: only a rule that opens ports of the route leads past `via`. The way back of a rule from
+/// `*` does not, or it would lead to a router that lets nobody in.
+#[test]
+fn a_way_back_does_not_lead_past_via() {
+    let mut world = world();
+    let spare = Tags::new([Tag::parse("tag:spare").unwrap()]).unwrap();
+    add(&mut world, 7, Owner::Tags(spare), &["10.33.0.0/16"]);
+    let shown = |acls: &str| {
+        let text = format!(
+            r#"{{"tagOwners": {{"tag:router": [], "tag:spare": []}}, "acls": [{acls}], "grants": [
+                {{"src": ["alice@"], "dst": ["10.33.0.0/16"], "ip": ["*"], "via": ["tag:spare"]}}]}}"#
+        );
+        let policy = Policy::parse(&text).unwrap().compile(&world);
+        let by = |peer| policy.shown_routes(NodeId(1), NodeId(peer), &|_, all| all.first().copied()).len();
+        (by(5), by(7))
+    };
+    let rule = |dst: &str| format!(r#"{{"action": "accept", "src": ["*"], "dst": ["{dst}"]}}"#);
+    assert_eq!(shown(""), (0, 1));
+    assert_eq!(shown(&rule("alice@:22")), (0, 1), "answers may come from there, nothing goes there");
+    assert_eq!(shown(&rule("10.33.4.4:22")), (1, 0), "any router will do");
+}
+
 /// SEMANTICS.md 6.1 and 8.2, read for lists of both kinds: what a grant gives others stands before what it
 /// gives `autogroup:self`, and a companion of nobody is told like capabilities from nobody.
 #[test]
