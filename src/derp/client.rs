@@ -398,7 +398,7 @@ async fn addresses(node: &DerpNode) -> Result<Vec<SocketAddr>, DerpClientError> 
     if !literals.is_empty() {
         return Ok(literals);
     }
-    let mut found: Vec<_> = tokio::net::lookup_host((node.host_name.as_str(), port))
+    let mut found: Vec<_> = tokio::net::lookup_host((node.host(), port))
         .await?
         .filter(|a| {
             let family = if a.is_ipv4() { &node.ipv4 } else { &node.ipv6 };

@@ -64,7 +64,7 @@ pub fn client_config(
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
-    Ok((Arc::new(config), name(&node.host_name)?))
+    Ok((Arc::new(config), name(node.host())?))
 }
 
 fn name(text: &str) -> Result<ServerName<'static>, TlsSetupError> {

@@ -159,7 +159,7 @@ pub(super) async fn resolve_relays(map: &DerpMap) -> BTreeMap<String, Vec<IpAddr
     let mut lookups = JoinSet::new();
     let nodes = map.regions.values().flat_map(|r| &r.nodes);
     for node in nodes.take(1024) {
-        let (name, host) = (node.name.clone(), node.host_name.clone());
+        let (name, host) = (node.name.clone(), node.host().to_owned());
         lookups.spawn(async move {
             if let Ok(ip) = host.parse::<IpAddr>() {
                 return (name, vec![ip]);

@@ -157,7 +157,7 @@ impl Netcheck {
 
     fn target(&self, node: &crate::wire::DerpNode) -> Target {
         let literal = |text: &str| text.parse::<IpAddr>().ok();
-        let host = literal(&node.host_name);
+        let host = literal(node.host());
         let pick = |field: &str, v4: bool| {
             literal(field).or_else(|| host.filter(|_| field.is_empty())).filter(|a| a.is_ipv4() == v4)
         };
@@ -170,7 +170,7 @@ impl Netcheck {
         }
         Target {
             name: node.name.clone(),
-            host: node.host_name.clone(),
+            host: node.host().to_owned(),
             v4,
             v6,
             fixed,

@@ -73,7 +73,10 @@ fn our_node(config: &Config, reachable: &Reachable, port: u16) -> DerpNode {
     DerpNode {
         name: format!("{id}a"),
         region_id: id,
-        host_name: host.clone(),
+        host_name: match ip {
+            Some(IpAddr::V6(ip)) if port == 443 => format!("[{ip}]"),
+            _ => host.clone(),
+        },
         cert_name: reachable.pin.as_ref().map(|pin| format!("sha256-raw:{pin}")).unwrap_or_default(),
         ipv4: config.derp.ipv4.clone().unwrap_or_else(|| literal(true)),
         ipv6: config.derp.ipv6.clone().unwrap_or_else(|| literal(false)),
@@ -143,6 +146,16 @@ mod tests {
         assert_eq!((n.stun_test_ip.as_str(), n.insecure_for_tests), ("", false));
         let n = node("http://127.0.0.1:8080", Some(8443), Some("ab"), &RawConfig::default()).unwrap();
         assert_eq!((n.derp_port, n.ipv4.as_str(), n.stun_test_ip.as_str()), (8443, "127.0.0.1", "127.0.0.1"));
+    }
+
+    #[test]
+    fn an_ipv6_address_has_brackets_where_clients_add_none() {
+        let raw = RawConfig::default();
+        let n = node("http://[2001:db8::9]:8080", Some(443), Some("ab"), &raw).unwrap();
+        assert_eq!((n.host_name.as_str(), n.host(), n.derp_port), ("[2001:db8::9]", "2001:db8::9", 0));
+        assert_eq!((n.ipv4.as_str(), n.ipv6.as_str()), ("none", "2001:db8::9"));
+        let n = node("http://[2001:db8::9]:8080", Some(8443), Some("ab"), &raw).unwrap();
+        assert_eq!((n.host_name.as_str(), n.host()), ("2001:db8::9", "2001:db8::9"));
     }
 
     #[test]

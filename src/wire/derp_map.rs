@@ -70,7 +70,7 @@ pub struct DerpNode {
     /// Its region.
     #[serde(rename = "RegionID")]
     pub region_id: RegionId,
-    /// Name or address to dial.
+    /// Name or address to dial; an IPv6 address in brackets where the port is 443, see [`DerpNode::host`].
     #[serde(deserialize_with = "nil")]
     pub host_name: String,
     /// Name to verify instead, or `sha256-raw:<hex>`.
@@ -100,4 +100,14 @@ pub struct DerpNode {
     /// Serves captive-portal checks on port 80.
     #[serde(rename = "CanPort80", deserialize_with = "nil", skip_serializing_if = "zero")]
     pub can_port80: bool,
+}
+
+impl DerpNode {
+    /// The name or address without brackets. Clients make a URL of the field as it is and add a port only
+    /// when it is not 443, so that an IPv6 address has to bring its own brackets then.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        let inner = self.host_name.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+        inner.unwrap_or(&self.host_name)
+    }
 }

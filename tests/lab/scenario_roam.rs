@@ -308,6 +308,11 @@ fn over_v6(only: bool) {
         speak_v6(&host, n, only);
         peers.push(Peer::join(&host, kind, &server.url, &key));
     }
+    // The relay's name is an IPv6 address, of which official clients too have to make a URL.
+    eventually("all three are at the relay", Duration::from_secs(15), || {
+        let status = server.json(&["status"]);
+        if status["derp_connections"] == 3 { Ok(()) } else { Err(status["derp_connections"].to_string()) }
+    });
     let t1 = &peers[0];
     for other in &peers[1..] {
         let ip = other.ip4();
