@@ -53,7 +53,8 @@ const REPEATS: [Duration; 4] = [
 ];
 /// After the relay said that an initiation could not be delivered, doubled each time.
 const UNDELIVERED_REPEAT: Duration = Duration::from_millis(50);
-const UNDELIVERED_REPEATS: u32 = 7;
+/// Repeats in one handshake that others prompt: the relay, or the peer by its pings.
+const PROMPTED_REPEATS: u32 = 7;
 /// Receiver indices remembered per peer: eight sessions and the tries of a handshake.
 const INDICES: usize = 32;
 /// Plaintext is padded to 16 bytes, but never beyond the interface's MTU.
@@ -103,8 +104,10 @@ struct Session {
     last_init: Option<Instant>,
     /// When to repeat the initiation, before WireGuard would.
     retry_at: Option<Instant>,
-    /// How often it was repeated in this handshake because the relay could not deliver it.
-    undelivered: u32,
+    /// How often others had it repeated in this handshake.
+    prompted: u32,
+    /// Our index in the newest handshake that was answered.
+    answered: Option<u32>,
     tick_at: Instant,
     last_tick: Instant,
     /// We answered a handshake; the first packet that decrypts shows that the initiator has our answer.
@@ -146,8 +149,19 @@ impl Session {
     /// A handshake begins.
     fn begin(&mut self, now: Instant) {
         self.handshake_since = Some(now);
-        self.undelivered = 0;
+        self.prompted = 0;
         self.plan_repeat(now);
+    }
+
+    /// Whether an answer is to an older initiation than one that was answered already. The peer keeps the
+    /// session of the newest one it saw: to go back would be to speak to nobody.
+    fn is_late(&self, answer: &WgKind) -> bool {
+        let WgKind::HandshakeResp(answer) = answer else {
+            return false;
+        };
+        let place = |index: u32| self.indices.iter().position(|i| *i == index);
+        let (this, newest) = (place(answer.receiver_idx.get()), self.answered.and_then(place));
+        matches!((this, newest), (Some(this), Some(newest)) if this < newest)
     }
 
     /// When to tick next, while there is something to do.
@@ -312,7 +326,8 @@ impl WireGuard {
                 handshake_since: None,
                 last_init: None,
                 retry_at: None,
-                undelivered: 0,
+                prompted: 0,
+                answered: None,
                 tick_at: now,
                 last_tick: now,
                 unconfirmed: false,
@@ -409,15 +424,25 @@ impl WireGuard {
         out
     }
 
+    /// The peer pinged us directly: it lives, and by our pong it has a way to answer that it may not have had
+    /// when the last initiation came.
+    pub(crate) fn heard(&mut self, id: NodeId, now: Instant) -> Vec<Bytes> {
+        match self.sessions.get_mut(&id).filter(|s| s.handshaking(now) && s.prompted < PROMPTED_REPEATS) {
+            Some(s) if !s.tunn.has_active_session() => s.prompted += 1,
+            _ => return Vec::new(),
+        }
+        self.retry(id, now)
+    }
+
     /// The relay says that the peer is not there: what we sent last is lost, and nothing that answers it can
     /// be under way. The peer may be about to connect.
     pub(crate) fn undelivered(&mut self, id: NodeId, now: Instant) {
         let Some(s) = self.sessions.get_mut(&id).filter(|s| s.handshaking(now)) else {
             return;
         };
-        let at = now + UNDELIVERED_REPEAT * 2_u32.pow(s.undelivered);
-        if s.undelivered < UNDELIVERED_REPEATS && s.retry_at.is_none_or(|t| at < t) {
-            s.undelivered += 1;
+        let at = now + UNDELIVERED_REPEAT * 2_u32.pow(s.prompted);
+        if s.prompted < PROMPTED_REPEATS && s.retry_at.is_none_or(|t| at < t) {
+            s.prompted += 1;
             s.retry_at = Some(at);
             if at < s.tick_at {
                 self.arm(id, at);
@@ -543,7 +568,13 @@ impl WireGuard {
             return Outcome::drop("unknown session");
         };
         s.catch_up(now, &mut out.send);
-        let response = matches!(kind, WgKind::HandshakeResp(_));
+        if s.is_late(&kind) {
+            return Outcome::drop("late answer");
+        }
+        let response = match &kind {
+            WgKind::HandshakeResp(answer) => Some(answer.receiver_idx.get()),
+            _ => None,
+        };
         let initiation = matches!(kind, WgKind::HandshakeInit(_));
         match s.tunn.handle_incoming_packet(kind) {
             TunnResult::Done => {}
@@ -555,7 +586,8 @@ impl WireGuard {
             TunnResult::WriteToNetwork(answer) => {
                 out.peer = Some(id);
                 out.send.push(freeze(answer));
-                if response {
+                if response.is_some() {
+                    s.answered = response;
                     s.handshake_since = None;
                     s.retry_at = None;
                     out.established = true;
@@ -571,7 +603,7 @@ impl WireGuard {
                 }
             }
         }
-        if out.packet.is_some() || response || initiation {
+        if out.packet.is_some() || response.is_some() || initiation {
             s.last_data = now;
             if std::mem::take(&mut s.parked) || s.tick_at > now + TICK {
                 self.arm(id, now + TICK);
@@ -700,6 +732,38 @@ mod tests {
     }
 
     #[test]
+    fn a_late_answer_does_not_bring_an_older_session_back() {
+        let now = Now::read().mono;
+        let (ka, kb) = keys();
+        let (mut a, mut b) = (WireGuard::new(&ka), WireGuard::new(&kb));
+        let first = seal(&mut a, &kb, &[0x45; 33], now);
+        let later = now + RETRY_SPACING;
+        let second = a.retry(B, later);
+        let [slow, fast] = [first, second].map(|init| {
+            let answer = b.decapsulate(from(), BytesMut::from(&init[0][..]), later, |_| Some(A));
+            BytesMut::from(&answer.send[0][..])
+        });
+        let done = a.decapsulate(from(), fast, later, |_| None);
+        assert!(done.established);
+        let late = a.decapsulate(from(), slow, later, |_| None);
+        assert!(!late.established && late.dropped == Some("late answer"), "{late:?}");
+        b.decapsulate(from(), BytesMut::from(&done.send[0][..]), later, |_| None);
+        let data = a.flush(B);
+        assert!(b.decapsulate(from(), BytesMut::from(&data[0][..]), later, |_| None).packet.is_some());
+    }
+
+    #[test]
+    fn a_ping_of_the_peer_prompts_an_initiation_a_few_times() {
+        let now = Now::read().mono;
+        let (ka, kb) = keys();
+        let mut a = WireGuard::new(&ka);
+        assert!(a.heard(B, now).is_empty(), "nothing to say");
+        seal(&mut a, &kb, &[0x45; 33], now);
+        let sent: usize = (1..20).map(|n| a.heard(B, now + RETRY_SPACING * n).len()).sum();
+        assert_eq!(sent, PROMPTED_REPEATS as usize);
+    }
+
+    #[test]
     fn an_undelivered_initiation_is_repeated_sooner_but_not_for_ever() {
         let now = Now::read().mono;
         let (ka, kb) = keys();
@@ -725,7 +789,7 @@ mod tests {
         }
         let millis: Vec<u128> = at.iter().map(Duration::as_millis).collect();
         assert_eq!(millis.get(..3), Some(&[50, 150, 350][..]), "{millis:?}");
-        assert!(millis.len() <= REPEATS.len() + UNDELIVERED_REPEATS as usize, "{millis:?}");
+        assert!(millis.len() <= REPEATS.len() + PROMPTED_REPEATS as usize, "{millis:?}");
     }
 
     #[test]

@@ -458,6 +458,10 @@ impl Engine {
         while let Some(id) = self.magic.take_opened() {
             self.retry_handshake(id, now);
         }
+        while let Some(id) = self.magic.take_heard() {
+            let datagrams = self.wg.heard(id, now.mono);
+            self.transmit_again(id, datagrams, now);
+        }
         let wish = self.magic.take_netcheck_wish();
         let active = self.magic.active(now.mono);
         let ctx = ctx!(self, now);

@@ -71,6 +71,8 @@ pub(crate) struct Magicsock {
     last_user: Option<Instant>,
     /// Peers to which a direct way just opened.
     opened: Vec<NodeId>,
+    /// Peers that just pinged us directly.
+    heard: Vec<NodeId>,
 }
 
 /// What changed with a peer of the netmap.
@@ -102,12 +104,18 @@ impl Magicsock {
             next_cli: 1,
             last_user: None,
             opened: Vec::new(),
+            heard: Vec::new(),
         }
     }
 
     /// A peer to which a direct way opened since the last call.
     pub(crate) fn take_opened(&mut self) -> Option<NodeId> {
         self.opened.pop()
+    }
+
+    /// A peer that pinged us directly since the last call.
+    pub(crate) fn take_heard(&mut self) -> Option<NodeId> {
+        self.heard.pop()
     }
 
     /// A peer that may stand at this address. Walks over all peers: not for every packet.
@@ -449,6 +457,9 @@ impl Magicsock {
         self.send(id, from, &Message::Pong { tx, src }, ctx);
         for addr in doubtful.into_iter().flatten() {
             self.ping_path(id, Path::Direct(addr), None, ctx);
+        }
+        if matches!(from, Path::Direct(_)) {
+            self.heard.push(id);
         }
         let back = self.peers.get_mut(&id).and_then(|p| p.ping_back(from, ctx.now.mono));
         if let Some(addr) = back {
