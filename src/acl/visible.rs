@@ -198,7 +198,7 @@ impl Inner {
     }
 
     /// Those of `nodes` that carry a tag of a via set.
-    fn via_servers(&self, via: Id, nodes: &Bits) -> Bits {
+    pub(super) fn via_servers(&self, via: Id, nodes: &Bits) -> Bits {
         let mut tagged = Bits::default();
         for tag in self.plan.vias.get(via as usize).into_iter().flatten() {
             tagged.add(&self.ground.tag(tag));

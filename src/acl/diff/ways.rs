@@ -24,8 +24,11 @@ type Carriers = BTreeSet<Vec<usize>>;
 /// Who is led to one route by one policy, and how.
 struct Lead<'a> {
     route: &'a Route,
-    /// Through any router.
+    /// Through any router: a rule opens ports there.
     open: Bits,
+    /// Through any router too, unless `via` leads elsewhere: a rule comes back from there, or gives
+    /// capabilities alone.
+    back: Bits,
     /// Through those with certain tags: whom, and which routers.
     steered: BTreeMap<Id, (Bits, Vec<usize>)>,
 }
@@ -34,7 +37,8 @@ impl<'a> Lead<'a> {
     /// From the names of `policy` that reach into the route.
     fn new(policy: &'a Inner, names: &[usize], route: &'a Route) -> Self {
         let plan = &policy.plan;
-        let mut out = Self { route, open: Bits::default(), steered: BTreeMap::new() };
+        let (open, back) = (Bits::default(), Bits::default());
+        let mut out = Self { route, open, back, steered: BTreeMap::new() };
         let side = |across: &[Box<[Id]>], name: usize, to: &mut Bits| {
             for other in across.get(name).into_iter().flatten() {
                 if let Some(state) = policy.names.get(*other as usize) {
@@ -45,18 +49,14 @@ impl<'a> Lead<'a> {
         for at in names.iter().copied() {
             let Some(name) = plan.names.get(at) else { continue };
             match name.form {
-                Form::Source(_) => side(&plan.to, at, &mut out.open),
-                Form::Dest | Form::App(_) => side(&plan.from, at, &mut out.open),
+                Form::Dest => side(&plan.from, at, &mut out.open),
+                Form::Source(_) => side(&plan.to, at, &mut out.back),
+                Form::App(_) => side(&plan.from, at, &mut out.back),
                 Form::Via(via) => {
                     let (whom, routers) = out.steered.entry(via).or_default();
                     side(&plan.from, at, whom);
                     if routers.is_empty() {
-                        let mut tagged = Bits::default();
-                        for tag in plan.vias.get(via as usize).into_iter().flatten() {
-                            tagged.add(&policy.ground.tag(tag));
-                        }
-                        tagged.keep(&route.nodes);
-                        *routers = tagged.iter().collect();
+                        *routers = policy.via_servers(via, &route.nodes).iter().collect();
                     }
                 }
             }
@@ -67,22 +67,28 @@ impl<'a> Lead<'a> {
     /// Whether everybody is led as by another policy.
     fn same(&self, other: &Self) -> bool {
         let steered = |lead: &Self| lead.steered.values().cloned().collect::<HashSet<_>>();
-        self.open == other.open && steered(self) == steered(other)
+        self.open == other.open && self.back == other.back && steered(self) == steered(other)
     }
 
     /// Who is led there at all.
     fn everybody(&self) -> Bits {
         let mut out = self.open.clone();
+        out.add(&self.back);
         self.steered.values().for_each(|(whom, _)| out.add(whom));
         out
     }
 
+    /// As `Inner::shown_routes` decides it.
     fn carriers(&self, at: usize) -> Carriers {
+        let any = || Carriers::from([self.route.nodes.iter().collect()]);
         if self.open.get(at) {
-            return Carriers::from([self.route.nodes.iter().collect()]);
+            return any();
         }
-        let led = self.steered.values().filter(|(whom, routers)| whom.get(at) && !routers.is_empty());
-        led.map(|(_, routers)| routers.clone()).collect()
+        let mut led = self.steered.values().filter(|(whom, _)| whom.get(at)).peekable();
+        if led.peek().is_none() {
+            return if self.back.get(at) { any() } else { Carriers::new() };
+        }
+        led.map(|(_, routers)| routers.clone()).filter(|routers| !routers.is_empty()).collect()
     }
 }
 

@@ -291,6 +291,9 @@ fn another_way_is_told_also_where_access_is_equal() {
     assert_eq!(access.lost_total, 0);
     assert_eq!(told, ["!~ alice@: 10.33.0.0/16 through n5 or n7, where less is open instead of n7 (2)"]);
     assert!(access.takes_away());
+    // The way back of another rule leads nobody there.
+    let (told, _) = in_wider(&plain(""), &plain(r#", {"src": ["*"], "dst": ["alice@"], "ip": ["22"]}"#));
+    assert!(told.is_empty(), "{told:?}");
 }
 
 #[test]

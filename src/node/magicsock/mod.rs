@@ -182,7 +182,7 @@ impl Magicsock {
         let mut update = self.set_keys(node.id, node.key, disco);
         if let Some(p) = self.peers.get_mut(&node.id) {
             let home = home_of(node);
-            let moved = home.is_some() && std::mem::replace(&mut p.home, home) != home;
+            let moved = home.is_some() && p.home != home;
             p.home = home;
             let more = p.set_netmap(&node.endpoints);
             if update == PeerUpdate::Same && (moved || more) {
